@@ -1,0 +1,19 @@
+//! virt-v2v-wrapper: moves one virtual machine to KVM, and keeps a JSON state file true until the end.
+//!
+//! ```text
+//! stdin ─► document ─► plan ─► stages: source ─► copy ─► convert ─► destination ─► state file
+//! bytes    typed,      checked,         (all I/O is here)                          reply, CLI: readers only
+//!          lenient     complete
+//! ```
+//!
+//! One way, no arrows back. The pure core takes values and gives values: [`document`], [`plan`], [`phase`],
+//! [`event`], [`state`], [`v2v`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
+//! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
+#![deny(unsafe_code)]
+
+pub mod event;
+pub mod job;
+pub mod phase;
+pub mod plan;
+pub mod secret;
+pub mod v2v;

@@ -1,0 +1,2 @@
+//! The binary: everything else is in the library.
+fn main() {}

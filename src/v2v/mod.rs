@@ -1,0 +1,11 @@
+//! virt-v2v as a tool: what it can do, how it is called, what it says, why it failed. All pure.
+//!
+//! * [`capabilities`] reads the lines of `virt-v2v --machine-readable`
+//! * [`args`] makes the command line and the environment from the plan
+//! * [`output`] turns log bytes into [`crate::event::Event`]s
+//! * [`failure`] finds the sentence a person needs in what was said
+
+pub mod args;
+pub mod capabilities;
+pub mod failure;
+pub mod output;
