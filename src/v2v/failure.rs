@@ -26,8 +26,8 @@ pub struct Evidence {
     paragraphs: Paragraphs,
     /// Last `virt-v2v: TEXT` line that is neither error nor warning.
     said: Option<String>,
-    /// Last complaint of nbdcopy.
-    nbdcopy: Option<String>,
+    /// Last complaint of the copying program: nbdcopy, or qemu-img in 1.4x.
+    copier: Option<String>,
     /// A disk server said that its disk is full.
     no_space: bool,
     /// virt-v2v wanted a key or a password from a terminal.
@@ -63,6 +63,11 @@ const MAX_TARGETS: usize = 64;
 /// What to do about a text of virt-v2v. The first entry whose words all occur in the evidence is used, so the
 /// more special ones come first. `{target}` stands for the disk being written.
 const ADVICE: &[(&[&str], &str)] = &[
+    (
+        &["No space left for the overlay"],
+        "The conversion host's temporary directory is full: free space there, or name another one (`tmp_dir` of the \
+         site configuration), and convert again.",
+    ),
     (
         &["No space left on device"],
         "The destination{target} is full: free space there, or choose another destination, and convert again.",
@@ -148,8 +153,8 @@ impl Evidence {
     /// for as long as [`Self::wants_next_line`] says so.
     pub fn line(&mut self, line: &[u8]) {
         self.continue_error(line);
-        if line.starts_with(b"nbdcopy: ") {
-            self.nbdcopy = Some(text(line));
+        if line.starts_with(b"nbdcopy: ") || line.starts_with(b"qemu-img: ") {
+            self.copier = Some(text(line));
         } else if line.starts_with(b"nbdkit") {
             // `nbdkit: file.10: error: pwrite: No space left on device`: the only plain word about a full
             // destination from a server; qemu-nbd says nothing, but nbdcopy does.
@@ -206,13 +211,14 @@ impl Evidence {
         let mut sentence = match (self.error_text(), exit) {
             (Some(error), _) => {
                 let mut sentence = format!("virt-v2v error: {}", first_line(error));
-                if let Some(nbdcopy) = self.nbdcopy.as_deref().filter(|_| error.contains("nbdcopy")) {
-                    sentence.push_str(&format!(" ({})", first_line(nbdcopy)));
+                let named = |said: &&str| said.split(':').next().is_some_and(|name| error.contains(name));
+                if let Some(said) = self.copier.as_deref().filter(named) {
+                    sentence.push_str(&format!(" ({})", first_line(said)));
                 }
                 sentence
             }
             // A caught signal is exit code 1, and comes before what the children say as they die.
-            (None, Exit::Code(_)) if self.caught.is_some() => return self.stopped(),
+            (None, _) if self.caught.is_some() => return self.stopped(exit),
             (None, Exit::Signal(signal)) => return self.killed(signal),
             (None, Exit::Code(code)) => match self.said.as_deref().filter(|said| advice(said).is_some()) {
                 Some(said) => format!("virt-v2v: {}", first_line(said)),
@@ -245,26 +251,34 @@ impl Evidence {
 
     /// Everything the advice is looked for in.
     fn all(&self) -> String {
+        // A server without space before any copy holds the overlay that protects the source.
+        let full =
+            if self.copying.is_some() { "No space left on device" } else { "No space left for the overlay" };
         let parts = [
             self.error_text(),
             self.error.as_deref(),
             self.said.as_deref().filter(|_| self.error_text().is_none()),
-            self.nbdcopy.as_deref(),
-            self.no_space.then_some("No space left on device"),
+            self.copier.as_deref(),
+            self.no_space.then_some(full),
             self.asked.then_some("asked for a password"),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 
-    fn stopped(&self) -> String {
+    fn stopped(&self, exit: Exit) -> String {
         let signal = self.caught.as_deref().unwrap_or("a signal");
         let why = if signal == "SIGTERM" || signal == "SIGINT" {
             "the conversion was cancelled"
         } else {
             "it ended"
         };
+        // It acts on a signal only when the running libguestfs call returns (virt-v2v-output.md 1, fact 7).
+        let then = match exit {
+            Exit::Code(_) => String::new(),
+            Exit::Signal(signal) => format!(" and, as it did not end, killed by signal {signal}"),
+        };
         format!(
-            "virt-v2v was stopped by {signal}{}: {why}; start it again from the beginning.",
+            "virt-v2v was stopped by {signal}{then}{}: {why}; start it again from the beginning.",
             self.during()
         )
     }

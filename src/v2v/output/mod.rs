@@ -58,6 +58,7 @@ static NEEDLES: LazyLock<Needles> = LazyLock::new(|| {
         "running nbdkit:",
         "running qemu-nbd:",
         "nbdcopy",
+        "qemu-img: ",
         "displayName = ",
         "disk.id = ",
         "openstack ",
