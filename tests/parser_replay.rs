@@ -2,6 +2,7 @@
 //!
 //! `fixtures/virt-v2v/expected.json` says per case what must come out; each entry was read against its log by a
 //! person. A case without an entry, or an entry without a case, is a failure of the test.
+#![allow(clippy::unwrap_used)] // A fixture that cannot be read is a failed test.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,6 +14,9 @@ use virt_v2v_wrapper::event::Event;
 use virt_v2v_wrapper::v2v::failure::Exit;
 use virt_v2v_wrapper::v2v::output::{LogParser, MachineLogParser};
 
+/// First and last percentage.
+type Range = (f64, f64);
+
 /// What a case's logs must give. Absent means none.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -20,7 +24,7 @@ struct Expected {
     /// `[  1.2] ` lines; where there is a machine-readable log, its records must be as many.
     messages: usize,
     /// Per `Copying disk` line: N, M, and the first and last percentage until the next one.
-    copies: Vec<(usize, usize, Option<(f64, f64)>)>,
+    copies: Vec<(usize, usize, Option<Range>)>,
     /// `SourceServed` by disk.
     sources: BTreeMap<usize, String>,
     /// `TargetServed` by disk.

@@ -118,7 +118,7 @@ pub(super) fn cinder_volume(line: &[u8]) -> Option<Event> {
     let mut words = bare.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words.by_ref().find(|word| *word == b"volume")?;
     let verb = words.next()?;
-    let id = uuid(words.last()?)?;
+    let id = uuid(words.next_back()?)?;
     match verb {
         b"show" => Some(Event::CinderVolume { id, index: None }),
         b"set" => {

@@ -1,8 +1,10 @@
 //! virt-v2v's `--machine-readable=file:` log: one JSON record a line (virt-v2v-output.md 2.1). Pure.
 //!
-//! Real ones hold no progress and nothing about disks; errors go to the [`Evidence`] of the log's parser.
+//! Errors go to the [`Evidence`] of the log's parser. No recorded version writes progress here; a `progress`
+//! record is taken all the same, as contract.md 5 recommends.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::lines::{Lines, line_at};
 use crate::event::Event;
@@ -21,10 +23,13 @@ struct Record {
     kind: String,
     #[serde(default)]
     message: String,
+    /// Percentage of the disk being copied; any JSON, so that it cannot spoil a record of another type.
+    #[serde(default)]
+    progress: Value,
 }
 
 impl MachineLogParser {
-    /// A parser that emits warnings only: the messages stand in the log too, and [`super::LogParser`] has them.
+    /// A parser without messages: they stand in the log too, and [`super::LogParser`] has them.
     pub fn new() -> Self {
         Self::default()
     }
@@ -62,6 +67,10 @@ fn records(block: &[u8], messages: bool, evidence: &mut Evidence, emit: &mut dyn
         match record.kind.as_str() {
             "error" => evidence.error_record(&record.message),
             "warning" => emit(Event::Warning { text: record.message }),
+            "progress" => {
+                let percent = record.progress.as_f64().filter(|percent| (0.0..=100.0).contains(percent));
+                percent.into_iter().for_each(|percent| emit(Event::CopyProgress { percent }));
+            }
             "message" if messages => emit(Event::Message { text: record.message }),
             _ => (),
         }
@@ -105,6 +114,27 @@ mod tests {
             assert_eq!(parse(MachineLogParser::new(), size).0, std::slice::from_ref(&warning));
             assert_eq!(parse(MachineLogParser::with_messages(), size).0, [message.clone(), warning.clone()]);
         }
+    }
+
+    #[test]
+    fn a_progress_record_is_progress_and_nothing_else_is() {
+        let log = [
+            r#"{"type":"progress","progress":12.5}"#,
+            r#"{"type":"progress","progress":101}"#,
+            r#"{"type":"progress","progress":"x"}"#,
+            r#"{"type":"info","progress":1}"#,
+            r#"{"type":"warning","message":"m","progress":{}}"#,
+        ];
+        let mut events = Vec::new();
+        let mut evidence = Evidence::default();
+        MachineLogParser::new().feed(
+            format!("{}\n", log.join("\n")).as_bytes(),
+            &mut evidence,
+            &mut |event| {
+                events.push(event);
+            },
+        );
+        assert_eq!(events, [Event::CopyProgress { percent: 12.5 }, Event::Warning { text: "m".into() }]);
     }
 
     #[test]

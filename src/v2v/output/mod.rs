@@ -34,8 +34,8 @@ const MAX_DISKS: usize = 1024;
 /// Lines a printed command may be wrapped over (a file name may hold line ends) before it is given up.
 const MAX_COMMAND_LINES: usize = 8;
 
-/// One of these stands in every line that any rule, or [`Evidence::line`], finds something in. At least three
-/// bytes each, and rare ones, so that the vector search seldom stops for nothing.
+/// One of these stands in every line that any rule, or [`Evidence::line`], finds something in. At least four
+/// bytes each (the vector search compares the first four), and rare ones, so that it seldom stops for nothing.
 static NEEDLES: LazyLock<Needles> = LazyLock::new(|| {
     Needles::new(&[
         // The end of `[  12.3] `: rarer than its beginning, which the appliance's kernel log shares.
@@ -51,7 +51,8 @@ static NEEDLES: LazyLock<Needles> = LazyLock::new(|| {
         ".9] ",
         "Copying disk ",
         "/100%)",
-        "% [",
+        "% [*",
+        "% [-",
         "Opening file ",
         "overlay source qemu URI: json:",
         "qemu-img info JSON output:",

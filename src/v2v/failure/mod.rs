@@ -4,7 +4,11 @@
 //! [`crate::v2v::output`] collect that here as they go; [`crate::convert`] asks for the sentence at the end.
 //! Not a log: of each kind of line only the last is kept, and of that a limited length.
 
+mod advice;
+
 use memchr::memmem;
+
+use advice::advice;
 
 /// How the tool ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,94 +63,6 @@ const MAX_TEXT: usize = 2048;
 const MAX_SHOWN: usize = 500;
 /// Destination files remembered. More disks than that: the sentence goes without the name.
 const MAX_TARGETS: usize = 64;
-
-/// What to do about a text of virt-v2v. The first entry whose words all occur in the evidence is used, so the
-/// more special ones come first. `{target}` stands for the disk being written.
-const ADVICE: &[(&[&str], &str)] = &[
-    (
-        &["No space left for the overlay"],
-        "The conversion host's temporary directory is full: free space there, or name another one (`tmp_dir` of the \
-         site configuration), and convert again.",
-    ),
-    (
-        &["No space left on device"],
-        "The destination{target} is full: free space there, or choose another destination, and convert again.",
-    ),
-    (
-        &["could not find key to open LUKS"],
-        "None of the given keys opens that device: put its right key into the LUKS keys vault, and convert again.",
-    ),
-    (
-        &["could not read key from user"],
-        "A disk of the guest is encrypted and no key was given for it: add the device (for example /dev/sda1) and \
-         its key to the LUKS keys vault, and convert again.",
-    ),
-    (
-        &["mount", "/dev/mapper/", "No such file"],
-        "The guest's /etc/fstab names an encrypted filesystem by its /dev/mapper name, which virt-v2v does not \
-         find: name it by UUID in the guest's fstab, and convert again.",
-    ),
-    (
-        &["inspection could not detect"],
-        "No operating system that virt-v2v knows was found: check that the disks are not blank, that the boot disk \
-         is among them, and that every encrypted disk has a key.",
-    ),
-    (
-        &["no installed kernel packages were found"],
-        "The guest's package database lists no kernel: install or repair the kernel package in the guest, and \
-         convert again.",
-    ),
-    (
-        &["not enough free space for conversion"],
-        "Free space on that filesystem in the guest, and convert again.",
-    ),
-    (
-        &["insufficient free space in the conversion server temporary directory"],
-        "Free at least 1 GB in that directory of the conversion host, or name another one (`tmp_dir` of the site \
-         configuration, or LIBGUESTFS_CACHEDIR).",
-    ),
-    (
-        &["output directory does not exist"],
-        "Create that directory on the conversion host, or correct the document's output directory.",
-    ),
-    (
-        &["libvirt", "Failed to connect socket"],
-        "libvirt is not running on the conversion host, or not reachable there: start its service (libvirtd or \
-         virtqemud), or name another libvirt.",
-    ),
-    (
-        &["asked for a password"],
-        "virt-v2v asked for the password of the source and got none: give it in the document (`vmware_password`).",
-    ),
-    (
-        &["unknown -o option"],
-        "This virt-v2v does not know that output mode: install a version that has it (`virt-v2v --machine-readable` \
-         lists the modes), or choose another destination.",
-    ),
-    (
-        &["unrecognized option"],
-        "This virt-v2v does not know that option, it is too old or too new for it: install a version that has it.",
-    ),
-    (&["not present"], "A setting that this destination needs is missing: add it to the document."),
-    (&["was not specified"], "A setting that this destination needs is missing: add it to the document."),
-    (
-        &["guestfs_launch failed"],
-        "The libguestfs appliance did not start: run libguestfs-test-tool on the conversion host, and check /dev/kvm \
-         and the free memory.",
-    ),
-    (
-        &["No such file or directory"],
-        "That file does not exist on the source or on the conversion host: check the path and the name of the guest.",
-    ),
-    (
-        &["Permission denied"],
-        "The user that runs the conversion must be allowed to open that file: check its owner, mode and SELinux label.",
-    ),
-    (
-        &["nbdcopy command failed"],
-        "A disk could not be read or written: look for the cause just before the error in virt-v2v.log.",
-    ),
-];
 
 impl Evidence {
     /// A line of the log: any line that holds `virt-v2v`, `nbdcopy`, `: error: ` or `getline: `, and every line
@@ -355,13 +271,6 @@ fn said(line: &[u8]) -> Option<&[u8]> {
     rest.strip_prefix(b"-in-place").unwrap_or(rest).strip_prefix(b": ")
 }
 
-fn advice(evidence: &str) -> Option<&'static str> {
-    ADVICE
-        .iter()
-        .find(|(words, _)| words.iter().all(|word| evidence.contains(word)))
-        .map(|(_, advice)| *advice)
-}
-
 fn contains(line: &[u8], needle: &[u8]) -> bool {
     memmem::find(line, needle).is_some()
 }
@@ -378,3 +287,6 @@ fn first_line(text: &str) -> &str {
 fn truncate(text: &mut String, length: usize) {
     text.truncate(text.floor_char_boundary(length));
 }
+
+#[cfg(test)]
+mod tests;
