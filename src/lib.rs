@@ -11,9 +11,14 @@
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
 #![deny(unsafe_code)]
 
+pub mod document;
 pub mod event;
 pub mod job;
+pub mod json;
 pub mod phase;
 pub mod plan;
+pub mod reply;
+pub mod schema;
 pub mod secret;
+pub mod uri;
 pub mod v2v;
