@@ -74,6 +74,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, DocumentError> {
 pub struct Document {
     /// Name of the virtual machine. Clients of v1 sent the URI of the vmx file here when transport_method was ssh;
     /// that still works.
+    #[schemars(with = "Option<String>")]
     pub vm_name: Option<Address>,
     /// How the guest is read: `vddk`, `ssh` or `local`.
     pub transport_method: Option<String>,
@@ -141,6 +142,7 @@ pub struct Document {
     pub luks_keys_files: Option<Anything>,
 
     /// libvirt URI of the hypervisor (vddk), or `ssh://user@host/path/vm.vmx` (ssh).
+    #[schemars(with = "Option<String>")]
     pub vmware_uri: Option<Address>,
     /// SHA-1 thumbprint of the hypervisor's certificate.
     pub vmware_fingerprint: Option<String>,
@@ -159,6 +161,7 @@ pub struct Document {
     pub verify: Option<bool>,
 
     /// URL of the oVirt API: selects oVirt as destination.
+    #[schemars(with = "Option<String>")]
     pub rhv_url: Option<Address>,
     /// Password of the user in rhv_url, otherwise of `admin@internal`.
     #[schemars(with = "Option<String>")]
@@ -222,7 +225,7 @@ object!(
     Mapping from MappingEntry
 );
 
-/// The keys of a [`Mapping`].
+/// Which network one NIC, or all NICs of one network, are connected to.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "NetworkMapping")]
@@ -242,7 +245,7 @@ object!(
     Throttling from ThrottlingKeys
 );
 
-/// The keys of [`Throttling`].
+/// Limits of a running job.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Throttling")]

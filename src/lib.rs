@@ -20,5 +20,6 @@ pub mod plan;
 pub mod reply;
 pub mod schema;
 pub mod secret;
+pub mod site;
 pub mod uri;
 pub mod v2v;

@@ -10,7 +10,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Unexpected, Visitor};
 use crate::json::Anything;
 
 /// A URI, or a name that old clients replaced by a URI: a password may be in it, so it is never printed.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Address(pub String);
 
@@ -206,8 +206,9 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
-/// What a [`Scalar`] looks like to a schema.
+/// A text, number or boolean.
 #[derive(JsonSchema)]
+#[schemars(inline)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its shape is used")]
 pub(super) enum ScalarShape {
@@ -216,8 +217,9 @@ pub(super) enum ScalarShape {
     Flag(bool),
 }
 
-/// What [`Seconds`] look like to a schema.
+/// A number, or a text that holds one.
 #[derive(JsonSchema)]
+#[schemars(inline)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its shape is used")]
 pub(super) enum SecondsShape {
