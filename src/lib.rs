@@ -22,6 +22,7 @@ pub mod reply;
 pub mod schema;
 pub mod secret;
 pub mod site;
+pub mod source;
 pub mod uri;
 pub mod v2v;
 pub mod vault;
