@@ -9,12 +9,15 @@ pub enum UriError {
     /// A password with `/`, `?` or `#` in it that was not escaped: the rest of it would count as path.
     #[error("what stands before the first / is not a host; leave the password out of the URI")]
     Authority,
+    /// Text with `@` in it that is no URI: what stands before the `@` may be a password.
+    #[error("not a URI: there is no :// in it")]
+    NoScheme,
 }
 
 /// Takes the password out of `user:password@`. Gives the URI without it, and the password as it stood there.
 pub fn without_password(uri: &str) -> Result<(String, Option<String>), UriError> {
     let Some(start) = uri.find("://").map(|at| at + 3) else {
-        return Ok((uri.to_owned(), None));
+        return if uri.contains('@') { Err(UriError::NoScheme) } else { Ok((uri.to_owned(), None)) };
     };
     let end = uri[start..].find(['/', '?', '#']).map_or(uri.len(), |at| start + at);
     let authority = &uri[start..end];
@@ -92,6 +95,7 @@ mod tests {
             assert_eq!(without_password(uri), Ok((without.to_owned(), password.map(str::to_owned))), "{uri}");
         }
         assert_eq!(without_password("ssh://root:p/w@h/x.vmx"), Err(UriError::Authority));
+        assert_eq!(without_password("root:pw@h:/x.vmx"), Err(UriError::NoScheme));
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn ssh(document: &mut Document, names: &Names, findings: &mut Findings) -> Optio
     };
     // Also keeps an argument from beginning with `-`. An empty one was refused before.
     if !uri.is_empty() && !uri.starts_with("ssh://") {
-        findings.ours(format!("vmware_uri must begin with ssh:// for transport_method ssh: {uri}"));
+        findings.ours("vmware_uri must begin with ssh:// for transport_method ssh".to_owned());
     }
     let file = findings.absolute("ssh_key_file", document.ssh_key_file.take());
     let key = match (document.ssh_key.take(), file) {

@@ -59,9 +59,55 @@ fn secrets_are_known_and_never_shown() {
             assert!(!problems.concat().contains("MARKER"), "{problems:?}");
         }
     }
-    let problems = with("local", json!({"vmware_uri": "esx://root:MARKER/x@h"})).unwrap_err();
-    assert_eq!(
-        problems,
-        ["vmware_uri: what stands before the first / is not a host; leave the password out of the URI"]
-    );
+    for (uri, problem) in [
+        (
+            "esx://root:MARKER/x@h",
+            "vmware_uri: what stands before the first / is not a host; leave the password out of the URI",
+        ),
+        ("root:MARKER@h/x", "vmware_uri: not a URI: there is no :// in it"),
+    ] {
+        for transport in ["vddk", "ssh"] {
+            refused("local", json!({"vmware_uri": uri, "transport_method": transport}), &[problem]);
+        }
+    }
+}
+
+proptest::proptest! {
+    /// Any mixture of good, wrong and absent values: no panic, at least one clear line when refused, never a secret.
+    #[test]
+    fn no_document_panics_or_leaks(choices in proptest::collection::vec(0usize..6, 64), uci: bool) {
+        let schema: Value = serde_json::from_str(&crate::schema::render(crate::schema::Schema::Document)).unwrap();
+        let keys = schema["properties"].as_object().unwrap().keys();
+        let mut document = json!({});
+        for (key, choice) in keys.zip(choices) {
+            let secret = ["password", "ssh_key"].iter().any(|word| key.contains(word)) && !key.ends_with("file");
+            let value = match choice {
+                _ if secret => json!("MARKER"),
+                0 => json!("/a/b"),
+                1 => json!("ssh://root:MARKER@h/x%2e.vmx"),
+                2 => json!(["vddk", "ssh", "local"][key.len() % 3]),
+                3 => json!(true),
+                4 => json!([{"source": "a", "destination": "b"}]),
+                _ => json!({"os-password": "MARKER", "x": "MARKER"}),
+            };
+            let mut one = json!({});
+            one[key] = value;
+            // A value of a wrong type ends everything before the plan: leave it out.
+            if let Ok(bytes) = serde_json::to_vec(&one) && parse(&bytes).is_ok() {
+                merge(&mut document, &one);
+            }
+        }
+        for transport in ["vddk", "ssh", "local"] {
+            document["transport_method"] = transport.into();
+            match run(&document, if uci { "layout = 'uci'" } else { "" }, &around()) {
+                Ok(plan) => assert!(!format!("{plan:?}").contains("MARKER")),
+                Err(lines) => {
+                    assert!(!lines.is_empty());
+                    // URIs in keys that hold none are the client's own mistake; passwords of real URI keys are not.
+                    let shown = lines.iter().find(|line| line.contains("os-password") || line.contains(":MARKER\""));
+                    assert_eq!(shown, None);
+                }
+            }
+        }
+    }
 }
