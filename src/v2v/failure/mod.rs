@@ -19,6 +19,13 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl Exit {
+    /// From the state file's `return_code`: negative is the number of a signal (contract.md 3.1).
+    pub fn from_return_code(code: i32) -> Self {
+        if code < 0 { Self::Signal(code.saturating_neg()) } else { Self::Code(code) }
+    }
+}
+
 /// What one failed run printed about its failure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Evidence {
