@@ -58,6 +58,7 @@ fn a_message_has_exactly_one_decimal() {
         " [ 1.2] Opening",
         "x[ 1.2] Opening",
         "[ 1,2] Opening",
+        "[   1.x] not .1] a stamp",
     ] {
         assert_eq!(parse(line), [], "{line}");
     }
@@ -247,6 +248,7 @@ fn names_and_ids_are_found_where_they_stand() {
         ("disk.id = 'ID'", Some(disk())),
         ("disk.id = u'ID'", Some(disk())),
         ("disk.id = 'none'", None),
+        ("disk.id = '01234567'", None),
         ("xdisk.id = 'ID'", None),
         ("    <VirtualSystem ovf:id='ID'>", Some(vm())),
         (r#"x<VirtualSystem ovf:id="ID">"#, Some(vm())),
@@ -270,6 +272,29 @@ fn names_and_ids_are_found_where_they_stand() {
         let line = line.replace("ID", ID);
         assert_eq!(parse(&line), Vec::from_iter(expected), "{line}");
     }
+}
+
+#[test]
+fn a_1x_log_over_vddk_gives_disks_in_its_own_order() {
+    let log = "nbdkit: vddk[1]: debug: Opening file [ds] a/a.vmdk (ha-nfcssl://[ds] a/a.vmdk@127.0.0.1:902)\n\
+               [  40.0] Copying disk 1/2 to /dev/x (raw)\n\
+               nbdkit: vddk[1]: debug: Opening file [ds] a/b.vmdk (ha-nfcssl://[ds] a/b.vmdk@127.0.0.1:902)\n\
+               \x20   (50.00/100%)\r    (51.00/100%)\r\n\
+               [  40.0] Copying disk 2/2 to /dev/x (raw)\n\
+               [  50.0] Creating output metadata\n";
+    let expected = [
+        opened("[ds] a/a.vmdk"),
+        message("Copying disk 1/2 to /dev/x (raw)"),
+        started(0, 2, Some("/dev/x")),
+        opened("[ds] a/b.vmdk"),
+        progress(50.0),
+        progress(51.0),
+        message("Copying disk 2/2 to /dev/x (raw)"),
+        started(1, 2, Some("/dev/x")),
+        message("Creating output metadata"),
+        Event::CopyEnded,
+    ];
+    assert_eq!(parse(log), expected);
 }
 
 #[test]
@@ -310,7 +335,8 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
         "nbdkit: vddk[1]: debug: Opening file [ds] a/b.vmdk (x)", "running nbdkit:\n", "running qemu-nbd:",
         " LANG=C 'nbdkit' '--unix' '/v/in0' 'file=/a b'", "'--socket' '/v/out1' '/x'", "'", "\\", "\"", "{", "nbd",
         "nbdkit '--unix' /v/out0 dir=/d", "nbdcopy 'nbd+unix:///?socket=/v/in0' 'nbd+unix:///e?socket=/v/out0'",
-        "nbdcopy: write at offset 1 failed", "virt-v2v: error: ", "virt-v2v: ", "virt-v2v-in-place: Exiting on signal SIGTERM",
+        "nbdcopy: write at offset 1 failed",
+        "qemu-img: error", "virt-v2v: error: ", "virt-v2v: ", "virt-v2v-in-place: Exiting on signal SIGTERM",
         "Enter password: virt-v2v: error: x", "getline: Inappropriate", "nbdkit: file: error: No space left on device",
         "If reporting bugs", "displayName = \"a\"", "disk.id = '01234567-89ab-cdef-0123-456789abcdef'",
         "<VirtualSystem ovf:id='01234567-89ab-cdef-0123-456789abcdef'>",
