@@ -110,7 +110,7 @@ pub async fn convert(
     let mut running = Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None };
     let exit = running.follow(watch, signals).await;
     tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
-    leftovers::note(job);
+    note_leftovers(job);
     process::kill_all(|| process::processes_of(&job.files.tag), KILL_PATIENCE);
     running.read_to_the_end();
     let Running { logs, recorder, stopped, .. } = running;
@@ -241,7 +241,7 @@ impl Running<'_> {
         if self.kill_at.is_some_and(|at| at <= now) {
             tracing::warn!("virt-v2v did not end within {} s: killing its group", TERM_PATIENCE.as_secs());
             self.kill_at = None;
-            leftovers::note(self.job);
+            note_leftovers(self.job);
             process::signal_group(self.pid, Signal::SIGKILL);
         }
         if self.booting() && self.logs.last_output + APPLIANCE_SILENCE <= now {
@@ -256,7 +256,7 @@ impl Running<'_> {
         tracing::warn!("stopping virt-v2v: {why:?}");
         self.stopped = Some(why);
         self.kill_at = Some(Instant::now() + TERM_PATIENCE);
-        leftovers::note(self.job);
+        note_leftovers(self.job);
         process::signal_group(self.pid, Signal::SIGTERM);
     }
 
@@ -307,6 +307,10 @@ impl Running<'_> {
         }
         self.recorder.apply(event);
     }
+}
+
+fn note_leftovers(job: &Job) {
+    leftovers::note(&job.files.journal(), &process::processes_of(&job.files.tag));
 }
 
 fn note_error<T>(read: std::io::Result<T>, what: &str) -> Option<T> {

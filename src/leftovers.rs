@@ -1,15 +1,13 @@
 //! What the job's processes hold right now and would leave behind when killed: journalled before they die.
 //!
-//! After their death nobody can tell whose a file was. Called before every kill, by worker and supervisor; the removal
-//! itself is [`crate::undo`]'s.
+//! After their death nobody can tell whose a file was. Called before every kill, by worker, supervisor and
+//! sweep; the removal itself is [`crate::undo`]'s.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::job::Job;
-use crate::journal::{Entry, Journal, JournalError};
+use crate::journal::{self, Entry, Journal, JournalError};
 use crate::log::chain;
-use crate::plan;
 use crate::process::{self, Seen};
 
 /// libguestfs makes its sockets here for root, whatever TMPDIR says, so that a qemu of another user could reach them;
@@ -17,27 +15,25 @@ use crate::process::{self, Seen};
 const SOCKETS_ABOVE: &str = "/tmp";
 const SOCKETS_PREFIX: &str = "libguestfs";
 
-/// Journals them.
-pub fn note(job: &Job) {
-    let processes = process::processes_of(&job.files.tag);
-    let mut entries: Vec<Entry> =
-        socket_directories(&processes).into_iter().map(|path| Entry::ToolDirectory { path }).collect();
-    // A tool may name its output otherwise than expected.
-    if let plan::Destination::Local { directory } = &job.plan.destination {
-        let files = process::files_open_below(directory, &processes);
-        entries.extend(files.into_iter().map(|path| Entry::OutputFile { path }));
-    }
-    if let Err(error) = record(&job.files.journal(), &entries) {
+/// Journals what these processes of one job hold.
+pub fn note(path: &Path, processes: &[Seen]) {
+    if let Err(error) = record(path, processes) {
         tracing::error!("{}", chain(&error));
     }
 }
 
-fn record(journal: &Path, entries: &[Entry]) -> Result<(), JournalError> {
-    if entries.is_empty() {
-        return Ok(());
-    }
-    let mut journal = Journal::open(journal)?;
-    entries.iter().try_for_each(|entry| journal.record(entry))
+fn record(path: &Path, processes: &[Seen]) -> Result<(), JournalError> {
+    let known = journal::read(path)?;
+    let sockets = socket_directories(processes).into_iter().map(|path| Entry::ToolDirectory { path });
+    // A tool may name its output otherwise than expected.
+    let outputs = known.iter().filter_map(|entry| match entry {
+        Entry::OutputDirectory { path, .. } => Some(path),
+        _ => None,
+    });
+    let files = outputs.flat_map(|directory| process::files_open_below(directory, processes));
+    let held: Vec<Entry> = sockets.chain(files.map(|path| Entry::OutputFile { path })).collect();
+    let mut journal = Journal::open(path)?;
+    held.iter().filter(|entry| !known.contains(entry)).try_for_each(|entry| journal.record(entry))
 }
 
 /// Directories that stand in the appliance's own command line (`-chardev socket,path=...`).

@@ -147,7 +147,7 @@ pub struct Ended {
 /// After the worker: no process left, the private directory gone, a final state. Gives that state.
 fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
     let tag = &job.files.tag;
-    leftovers::note(job);
+    leftovers::note(&job.files.journal(), &process::processes_of(tag));
     ended.extend(process::kill_all(|| process::processes_of(tag), KILL_PATIENCE));
     state_file::remove_temporary(&job.files.directory);
     let path = job.files.state();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::job::JobFiles;
 use crate::log::chain;
 use crate::state::State;
-use crate::{process, state_file, supervise};
+use crate::{leftovers, process, state_file, supervise};
 
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,6 +34,7 @@ fn close_if_dead(files: &JobFiles) {
         }
     };
     let tag = read_tag(&files.directory).unwrap_or_else(|| files.tag.clone());
+    leftovers::note(&files.journal(), &process::marked(&tag));
     process::kill_all(|| process::marked(&tag), KILL_PATIENCE);
     let path = files.state();
     let mut state = state_file::read(&path).unwrap_or_else(|error| {
