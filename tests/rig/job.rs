@@ -171,9 +171,25 @@ impl Job {
         poll(limit, || self.poll_exit())
     }
 
-    /// Waits for a state.
+    /// Waits for a state, in vain only as long as there is a process that could write it.
     pub fn wait_state(&self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
-        poll(limit, || self.last_state().filter(|state| wanted(state)))
+        let mut deserted = None;
+        poll(limit, || {
+            let found = self.last_state().filter(|state| wanted(state));
+            if found.is_some() {
+                return Some(found);
+            }
+            // The sampler reads what was written last a moment after the writer went.
+            let since = *deserted.get_or_insert_with(Instant::now);
+            if since.elapsed() > Duration::from_secs(1) {
+                if self.alive().is_empty() {
+                    return Some(None);
+                }
+                deserted = None;
+            }
+            None
+        })
+        .flatten()
     }
 
     /// The last state seen.

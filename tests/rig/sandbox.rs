@@ -229,10 +229,13 @@ fn fake() -> &'static Path {
     FAKE.get_or_init(|| {
         let test = std::env::current_exe().expect("own path");
         let built = test.ancestors().nth(2).expect("target directory").join("examples/fake-virt-v2v");
-        let near = base().join(format!("fake-virt-v2v-{}", std::process::id()));
-        if fs::hard_link(&built, &near).is_err() {
-            fs::copy(&built, &near).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
+        let probe = base().join(format!("probe-{}", std::process::id()));
+        if fs::hard_link(&built, &probe).is_ok() {
+            fs::remove_file(&probe).expect("probe");
+            return built;
         }
+        let near = base().join(format!("fake-virt-v2v-{}", std::process::id()));
+        fs::copy(&built, &near).unwrap_or_else(|error| panic!("{}: {error}", built.display()));
         near
     })
 }
