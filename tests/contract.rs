@@ -70,6 +70,9 @@ struct Case {
     /// What the services hold before.
     #[serde(default, rename = "cloud")]
     _cloud: Value,
+    /// Secrets that stand elsewhere than under a key that says so.
+    #[serde(default)]
+    secrets: Vec<String>,
     /// Scenario of the fake.
     #[serde(default)]
     virt_v2v: Value,
@@ -321,6 +324,7 @@ fn run(case: &Case) -> Vec<String> {
     sandbox.scenario(&sandbox.substitute(&scenario));
     sandbox.configure(case.layout.as_deref().unwrap_or("uci"), &case.site);
     let mut secrets = secrets_in(&sandbox.substitute(&case.input));
+    secrets.extend(case.secrets.iter().cloned());
     for file in &case.files {
         make(file, &sandbox);
         if let Some(json) = &file.json {
