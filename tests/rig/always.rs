@@ -151,3 +151,62 @@ pub fn each_file(directory: &Path, visit: &mut dyn FnMut(&Path)) {
         }
     }
 }
+
+#[test]
+fn a_broken_rule_is_found() {
+    use serde_json::json;
+    let good = [
+        json!({"sequence": 1, "status": "Preparing", "disks": [{"path": "a", "progress": 0}]}),
+        json!({"sequence": 2, "disks": [{"path": "a", "progress": 5.5}], "started": true, "pid": 7}),
+        json!({"sequence": 3, "disks": [{"path": "b", "progress": 0}, {"path": "a", "progress": 5.5}],
+               "failed": true, "finished": true, "last_message": {"message": "x"}}),
+    ];
+    let judge = |number: usize, change: Option<(&str, Value)>| {
+        let mut seen = Seen { states: good.to_vec(), ..Seen::default() };
+        if let Some((pointer, value)) = change {
+            let (parent, key) = pointer.rsplit_once('/').expect("pointer");
+            seen.states[number].pointer_mut(parent).expect("parent")[key] = value;
+        }
+        states(&seen)
+    };
+    assert_eq!(judge(0, None), Vec::<String>::new());
+    for (number, pointer, value, complaint) in [
+        (0, "/disks", json!(null), "without disks"),
+        (1, "/disks/0/progress", json!(null), "numeric progress"),
+        (1, "/disks/0/path", json!(1), "without path"),
+        (1, "/disks/0/progress", json!(101), "went from"),
+        (2, "/disks/1/progress", json!(5), "went from"),
+        (1, "/sequence", json!(1), "sequence"),
+        (1, "/pid", json!(null), "without pid"),
+        (1, "/failed", json!(false), "before the end"),
+        (1, "/finished", json!(true), "changed after finished"),
+        (2, "/last_message/message", json!(2), "last_message"),
+    ] {
+        let broken = judge(number, Some((pointer, value)));
+        assert!(broken.iter().any(|text| text.contains(complaint)), "{pointer}: {broken:?}");
+    }
+    let mut seen = Seen { states: good.to_vec(), ..Seen::default() };
+    seen.leaks.push("leak".to_owned());
+    seen.faults.push("fault".to_owned());
+    assert_eq!(states(&seen), ["fault", "leak"]);
+}
+
+#[test]
+fn a_virt_v2v_that_was_started_wrongly_is_found() {
+    use serde_json::json;
+    let good = json!({"pid": 7, "pgid": 7, "stdin": "/dev/null", "sig_blocked": "0000000000000000",
+        "sig_ignored": "0000000000001000", "files": [{"path": "/proc/self/fd/5"}],
+        "fds": {"0": "/dev/null", "1": "pipe", "2": "pipe", "5": "/memfd:x"}});
+    assert_eq!(started(&good), Vec::<String>::new());
+    for (pointer, value) in [
+        ("pgid", json!(6)),
+        ("stdin", json!("/dev/pts/1")),
+        ("sig_blocked", json!("0000000000004000")),
+        ("sig_ignored", json!("0000000000004000")),
+        ("files", json!([])),
+    ] {
+        let mut bad = good.clone();
+        bad[pointer] = value;
+        assert_eq!(started(&bad).len(), 1, "{pointer}");
+    }
+}
