@@ -2,7 +2,7 @@
 //! what its virt-v2v does, what a client must observe. One test per category; each reports all its failing cases.
 //!
 //! The format is that of the conformance examples, with these additions: `stdin_parts` (input built from
-//! repeated texts and hexadecimal bytes), `run_as: nobody`, `env`, `files` that are directories or links,
+//! repeated texts and hexadecimal bytes), `run_as: nobody`, `env`, `args`, `reply_has`, `files` that are directories or links,
 //! `layout`, `stderr` as a matcher, `second` (another document while the job runs, with its own expectations),
 //! `record_files` (content of files handed to virt-v2v), `log_has` (a line of the wrapper's log), and
 //! `act.to: supervisor`. Cases of the group `cloud` need services that speak the oVirt and OpenStack APIs.
@@ -45,6 +45,9 @@ struct Case {
     /// The rule, in a sentence.
     #[serde(default, rename = "rule")]
     _rule: Option<String>,
+    /// Arguments of the program; none unless said.
+    #[serde(default)]
+    args: Vec<String>,
     /// The document.
     #[serde(default)]
     input: Value,
@@ -136,6 +139,8 @@ struct Expect {
     /// Lines of stderr, in this order, perhaps among others.
     stderr_lines: Vec<String>,
     reply: bool,
+    /// Parts of the reply, where its paths are not those of the conventions.
+    reply_has: Option<Value>,
     reply_within_s: Option<f64>,
     closed_within_s: Option<f64>,
     end_within_s: Option<f64>,
@@ -195,6 +200,7 @@ categories! {
     the_state_file_tells_the_course_of_the_job: "state",
     the_reply_names_the_files_and_lets_the_client_go: "reply",
     the_site_configuration_is_honoured: "site",
+    the_options_of_old_clients_are_answered: "options",
     an_openstack_destination_is_served: "openstack",
     an_ovirt_destination_is_served: "ovirt",
 }
@@ -331,7 +337,8 @@ fn run(case: &Case) -> Vec<String> {
             secrets.extend(secrets_in(json));
         }
     }
-    let mut job = sandbox.spawn(input_of(case, &sandbox));
+    let args: Vec<&str> = case.args.iter().map(String::as_str).collect();
+    let mut job = sandbox.spawn_with(&args, input_of(case, &sandbox));
     let mut broken = Vec::new();
 
     let mut acted = None;
@@ -477,6 +484,9 @@ fn observe(expect: &Expect, job: &mut Job, seen: &Seen, sandbox: &Sandbox) -> Ve
             ));
             break;
         }
+    }
+    if let Some(want) = &expect.reply_has {
+        broken.extend(differences("reply", &sandbox.substitute(want), job.reply().as_ref()));
     }
     if expect.reply {
         broken.extend(check_reply(&stdout.bytes, sandbox));

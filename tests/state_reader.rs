@@ -32,13 +32,12 @@ fn hammer(name: &str, background: bool) {
         std::env::var("V2V_TEST_READS").ok().and_then(|reads| reads.parse().ok()).unwrap_or(100_000);
     let mut sandbox = Sandbox::new(name);
     sandbox.configure("uci", &Map::new());
-    // The job goes on until it was read often enough: it waits for this file's end of life in small steps.
     let mut steps = vec![json!({"text": "[   9.4] Copying disk 1/1\n", "sleep_ms": 300})];
     for percent in 0..=95 {
         let pause = if SHOWN.contains(&percent) { 600 } else { 10 };
         steps.push(json!({"text": bar(percent), "to": "err", "sleep_ms": pause}));
     }
-    // Longer runs for more reads: 20,000 a second is slow for a file in the page cache.
+    // Long enough to be read as often as wanted: 20,000 reads a second are few for a file in the page cache.
     steps.push(json!({"sleep_ms": wanted / 20}));
     steps.push(json!({"text": "[  12.4] Creating output metadata\n"}));
     sandbox.scenario(&json!({"steps": steps}));
