@@ -6,6 +6,8 @@
 
 /// The client contract as a table: every folder of `fixtures/contract` is one run of the program.
 mod contract;
+/// Logs that real virt-v2v printed, through the parsers.
+mod parser_replay;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
 mod signals;
 /// One reader that never rests: no state file it sees is torn, missing or older than the one before.
