@@ -252,8 +252,8 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.processes.lock().expect("lock").kill_all();
-        // Reaps it: killed above when it still lived.
+        // Only the spawned process: another job of the same sandbox may be what is looked at. Already gone is as good.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -277,7 +277,8 @@ fn watch_stream(
             stream.bytes.extend_from_slice(&buffer[..count]);
             if stream.first_line.is_none() && stream.bytes.contains(&b'\n') {
                 stream.first_line = Some(Instant::now());
-                if let Some(replied) = &replied {
+                let line = serde_json::from_slice::<Value>(&stream.bytes);
+                if let (Some(replied), Ok(Value::Object(_))) = (&replied, line) {
                     replied.store(true, Ordering::SeqCst);
                 }
             }
