@@ -384,7 +384,7 @@ fn run(case: &Case) -> Vec<String> {
         &[("stdout", &job.stdout()), ("stderr", &job.stderr())],
     ));
     broken.extend(observe(&case.expect, &mut job, &seen, &sandbox));
-    if case.expect.reply && std::env::var_os("V2V_TEST_KEEP").is_some() && !broken.is_empty() {
+    if std::env::var_os("V2V_TEST_KEEP").is_some() && !broken.is_empty() {
         broken.push(format!("kept: {}", sandbox.dir.display()));
     }
     broken
@@ -500,6 +500,9 @@ fn observe(expect: &Expect, job: &mut Job, seen: &Seen, sandbox: &Sandbox) -> Ve
             Some(took) if took <= Duration::from_secs_f64(limit) => {}
             took => broken.push(format!("{what} after {took:?}, not within {limit} s")),
         }
+    }
+    if !broken.is_empty() && !stderr.bytes.is_empty() && expect.stderr.is_none() {
+        broken.push(format!("  stderr: {}", texts(&stderr.bytes).trim_end()));
     }
     broken.extend(check_virt_v2v(expect, seen, sandbox));
     broken.extend(check_states(expect, seen, sandbox));

@@ -107,7 +107,8 @@ impl Job {
         let stop = Arc::new(AtomicBool::new(false));
         let processes = Arc::new(Mutex::new(Processes::of(sandbox)));
 
-        let path = sandbox.state_file();
+        // With layout job the newest state may be that of an earlier job: the reply tells.
+        let path = (sandbox.layout == "uci").then(|| sandbox.state_file()).flatten();
         let late = LatePath { dir: sandbox.dir.clone(), stdout: Arc::clone(&stdout) };
         let (seen_, stop_) = (Arc::clone(&seen), Arc::clone(&stop));
         threads.push(std::thread::spawn(move || sample(path, &late, &replied, &seen_, &stop_)));
@@ -155,7 +156,15 @@ impl Job {
 
     /// Waits for the reply.
     pub fn wait_reply(&mut self, limit: Duration) -> Option<Value> {
-        poll(limit, || self.reply().map(Some).or_else(|| self.poll_exit().and(Some(self.reply())))).flatten()
+        poll(limit, || match self.reply() {
+            None if self.poll_exit().is_some() => {
+                self.settle();
+                Some(self.reply())
+            }
+            None => None,
+            reply => Some(reply),
+        })
+        .flatten()
     }
 
     /// How the spawned process ended, if it did.
@@ -168,7 +177,19 @@ impl Job {
 
     /// Waits for the spawned process to end.
     pub fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
-        poll(limit, || self.poll_exit())
+        let status = poll(limit, || self.poll_exit());
+        if status.is_some() {
+            self.settle();
+        }
+        status
+    }
+
+    /// What an ended process wrote may still be in the pipes: waits for their ends, or for long enough when
+    /// somebody else holds them open.
+    fn settle(&self) {
+        poll(Duration::from_secs(5), || {
+            (self.stdout().closed.is_some() && self.stderr().closed.is_some()).then_some(())
+        });
     }
 
     /// Waits for a state, in vain only as long as there is a process that could write it.
