@@ -194,21 +194,19 @@ impl Job {
 
     /// Waits for a state, in vain only as long as there is a process that could write it.
     pub fn wait_state(&self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
-        let mut deserted = None;
+        let mut asked = Instant::now();
+        let mut deserted: Option<Instant> = None;
         poll(limit, || {
             let found = self.last_state().filter(|state| wanted(state));
             if found.is_some() {
                 return Some(found);
             }
-            // The sampler reads what was written last a moment after the writer went.
-            let since = *deserted.get_or_insert_with(Instant::now);
-            if since.elapsed() > Duration::from_secs(1) {
-                if self.alive().is_empty() {
-                    return Some(None);
-                }
-                deserted = None;
+            if asked.elapsed() > Duration::from_millis(200) {
+                asked = Instant::now();
+                deserted = self.alive().is_empty().then(|| deserted.unwrap_or(asked));
             }
-            None
+            // The sampler reads what was written last a moment after the writer went.
+            deserted.is_some_and(|since| since.elapsed() > Duration::from_secs(2)).then_some(None)
         })
         .flatten()
     }
