@@ -1,6 +1,8 @@
 //! Cancel and death. Whoever is told to end or is killed, at whatever moment: the state file gets its last state
 //! in time, no process is left, the partial disk is gone, what was there before is untouched, no secret lies about.
 //!
+//! One file although long: the table of deaths and the one way they are judged belong together.
+//!
 //! Moments are random; a failure names the seed, and `V2V_TEST_SEED=<seed>` repeats it.
 
 use std::collections::BTreeMap;
