@@ -1,0 +1,17 @@
+//! The index of the suites that drive the real binary: a document on stdin, the reply, the state file, signals.
+//! Unit tests stand at the foot of the modules they test; here nothing knows the program's inside.
+//!
+//! `cargo test --test main` runs all; `cargo test --test main contract::` one suite. A case's directory is kept
+//! when `V2V_TEST_KEEP` is set; `V2V_TEST_ONLY=<part of a name>` narrows the table of `contract`.
+
+/// The client contract as a table: every folder of `fixtures/contract` is one run of the program.
+mod contract;
+/// Logs that real virt-v2v printed, through the parsers.
+mod parser_replay;
+/// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
+mod signals;
+/// One reader that never rests: no state file it sees is torn, missing or older than the one before.
+mod state_reader;
+
+/// What the suites stand on: a job's private surroundings, a watcher of its processes, a comparer of JSON.
+mod rig;
