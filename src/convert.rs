@@ -20,6 +20,7 @@ use crate::leftovers;
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::recorder::Recorder;
+use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
 use crate::trace;
@@ -101,8 +102,8 @@ pub async fn convert(
     recorder.apply_now(Event::ToolStarted { pid: pid.as_raw() });
 
     let logs = Logs {
-        log: Tail::new(log),
-        machine: Tail::new(job.files.machine_readable_log()),
+        log: Tail::new(log, Scrubber::new(job.plan.secrets())),
+        machine: Tail::new(job.files.machine_readable_log(), Scrubber::new(job.plan.secrets())),
         parser: LogParser::new(),
         machine_parser: MachineLogParser::new(),
         last_output: Instant::now(),

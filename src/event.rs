@@ -114,3 +114,16 @@ pub enum Event {
         failed: bool,
     },
 }
+
+impl Event {
+    /// The event with its free text, the one a tool or a server worded, changed by `change`.
+    pub fn map_text(self, change: impl Fn(String) -> String) -> Self {
+        match self {
+            Event::Message { text } => Event::Message { text: change(text) },
+            Event::Warning { text } => Event::Warning { text: change(text) },
+            Event::Failed { message } => Event::Failed { message: change(message) },
+            Event::WaitingFor { what } => Event::WaitingFor { what: what.map(change) },
+            other => other,
+        }
+    }
+}

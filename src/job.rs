@@ -204,7 +204,8 @@ fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-fn create_traversable(directory: &Path) -> std::io::Result<()> {
+/// Makes a directory and those above it, 0755 whatever the umask; those that exist stay as they are.
+pub fn create_traversable(directory: &Path) -> std::io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }

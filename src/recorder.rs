@@ -10,17 +10,18 @@ use tokio::time::Instant;
 
 use crate::event::Event;
 use crate::log::chain;
+use crate::secret::Scrubber;
 use crate::state::State;
-use crate::state_file;
+use crate::{state_file, supervise};
 
 const SHORTEST: Duration = Duration::from_millis(200);
 /// A disk that was full is tried again after this.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// State and its file.
-#[derive(Debug)]
 pub struct Recorder {
     path: PathBuf,
+    scrubber: Scrubber,
     state: State,
     changed: bool,
     next: Instant,
@@ -28,8 +29,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// Goes on from `state`, which the file at `path` holds.
-    pub fn new(path: PathBuf, state: State) -> Self {
-        Self { path, state, changed: false, next: Instant::now() }
+    pub fn new(path: PathBuf, state: State, scrubber: Scrubber) -> Self {
+        Self { path, scrubber, state, changed: false, next: Instant::now() }
     }
 
     /// The state as it is now.
@@ -37,8 +38,9 @@ impl Recorder {
         &self.state
     }
 
-    /// Folds an event; the file follows by [`Self::write_if_due`].
+    /// Folds an event, without the secrets that a tool's words may hold; the file follows by [`Self::write_if_due`].
     pub fn apply(&mut self, event: Event) {
+        let event = event.map_text(|text| self.scrubber.scrub(&text));
         let before = self.state.clone();
         self.state.apply(event);
         self.changed |= self.state != before;
@@ -76,8 +78,9 @@ impl Recorder {
         }
     }
 
-    /// Gives the state up for the final write.
-    pub fn into_state(self) -> State {
-        self.state
+    /// The last event and the last write, which is tried again for a minute.
+    pub fn finish(mut self, failed: bool) {
+        self.apply(Event::Finished { failed });
+        supervise::write_final(&self.path, &mut self.state);
     }
 }

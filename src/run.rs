@@ -20,7 +20,7 @@ use crate::recorder::Recorder;
 use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::v2v::args;
-use crate::{daemon, journal, source, state_file, supervise, undo};
+use crate::{daemon, journal, source, state_file, undo};
 
 /// How the job ended: contract.md 2.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
     runtime.block_on(async {
         let mut signals = Signals::listen().map_err(begin("signals"))?;
         let state = state_file::read(&job.files.state())?;
-        let mut recorder = Recorder::new(job.files.state(), state);
+        let mut recorder = Recorder::new(job.files.state(), state, Scrubber::new(job.plan.secrets()));
         let mut journal = Journal::create(&job.files.journal())?;
         recorder.apply(Event::Supervised { pid: nix::unistd::getppid().as_raw() });
         recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
@@ -210,16 +210,15 @@ fn judge(converted: Converted) -> Result<(), Failure> {
 }
 
 /// The end of every job: leftovers killed, undone what must be, the final state written, the lock removed.
-fn close(job: &Job, recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
+fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
     process::kill_all(|| process::processes_of(&job.files.tag), std::time::Duration::from_secs(10));
-    let mut state = recorder.into_state();
     let entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()
     });
     for problem in undo::undo(&entries) {
         tracing::error!("{problem}");
-        state.apply(Event::Warning { text: problem });
+        recorder.apply(Event::Warning { text: problem });
     }
     let outcome = match ended {
         Ok(()) => {
@@ -228,12 +227,11 @@ fn close(job: &Job, recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
         }
         Err(failure) => {
             tracing::error!("{}", failure.message);
-            state.apply(Event::Failed { message: failure.message });
+            recorder.apply(Event::Failed { message: failure.message });
             failure.outcome
         }
     };
-    state.apply(Event::Finished { failed: outcome != Outcome::Done });
-    supervise::write_final(&job.files.state(), &mut state);
+    recorder.finish(outcome != Outcome::Done);
     job.files.remove_lock();
     outcome
 }

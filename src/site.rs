@@ -156,14 +156,14 @@ impl Default for Site {
 }
 
 impl Site {
-    /// Reads the file that `VIRT_V2V_WRAPPER_CONFIG` names, which must exist, or the default one, which need not.
+    /// Reads the file that `VIRT_V2V_WRAPPER_CONFIG` names, or the default one. A file that does not exist means the
+    /// defaults (design.md "Jobs, files, configuration").
     pub fn load(env: &dyn Fn(&str) -> Option<OsString>) -> Result<Site, SiteError> {
         let named = env(FILE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let must_exist = named.is_some();
         let file = named.unwrap_or_else(|| DEFAULT_FILE.into());
         match std::fs::read_to_string(&file) {
             Ok(text) => Site::parse(&text, &file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => Ok(Site::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Site::default()),
             Err(error) => Err(SiteError::Read { file, error }),
         }
     }

@@ -106,6 +106,9 @@ fn prepare(
         tracing::warn!("{warning}");
     }
     looked?;
+    job::create_traversable(&plan.tools.tmp_dir).map_err(|error| {
+        Refused(vec![format!("cannot create tmp_dir {}: {error}", plan.tools.tmp_dir.display())])
+    })?;
     virt_v2v.map_err(|error| Refused::because(&error))?;
     let capabilities = probe::capabilities(&plan.tools.virt_v2v).map_err(|error| Refused::because(&error))?;
     tracing::debug!("virt-v2v capabilities: {capabilities:?}");
