@@ -20,6 +20,9 @@ mod worker;
 /// Moves one virtual machine to KVM: a JSON document on stdin, a JSON reply on stdout, a JSON state file.
 #[derive(Debug, Parser)]
 #[command(name = "virt-v2v-wrapper", version)]
+#[command(
+    after_help = "Without arguments a document is read from stdin. --check-NAME runs one check: exit code 0 or 1."
+)]
 struct Arguments {
     /// Names of the checks, one a line.
     #[arg(long)]

@@ -78,9 +78,10 @@ impl Recorder {
         }
     }
 
-    /// The last event and the last write, which is tried again for a minute.
-    pub fn finish(mut self, failed: bool) {
+    /// The last event and the last write; whether it could be written ([`supervise::write_final`]).
+    #[must_use]
+    pub fn finish(mut self, failed: bool) -> bool {
         self.apply(Event::Finished { failed });
-        supervise::write_final(&self.path, &mut self.state);
+        supervise::write_final(&self.path, &mut self.state)
     }
 }

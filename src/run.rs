@@ -231,7 +231,8 @@ fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outco
             failure.outcome
         }
     };
-    recorder.finish(outcome != Outcome::Done);
-    job.files.remove_lock();
+    if recorder.finish(outcome != Outcome::Done) {
+        job.files.remove_lock();
+    }
     outcome
 }

@@ -252,8 +252,7 @@ impl Begun {
 
 fn record_failure(files: &JobFiles, message: &str) {
     let mut state = state_file::read(&files.state()).unwrap_or_default();
-    supervise::finish_for_the_dead(&files.journal(), &files.state(), &mut state, message.to_owned());
-    files.remove_lock();
+    supervise::finish_for_the_dead(files, &mut state, message.to_owned());
 }
 
 /// The client's side of a started job: one line of JSON as soon as the worker runs.

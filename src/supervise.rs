@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::event::Event;
-use crate::job::Job;
+use crate::job::{Job, JobFiles};
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::state::State;
@@ -29,7 +29,7 @@ const WORKER_PATIENCE: Duration = Duration::from_secs(36);
 /// How long leftovers may take to die of SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a final state that cannot be written (a full disk) is tried again, once a second.
-const FINAL_TRIES: u32 = 60;
+const FINAL_TRIES: u32 = 600;
 
 /// The worker could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -176,19 +176,13 @@ fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
             job.files.wrapper_log().display()
         ),
     };
-    finish_for_the_dead(job.files.journal().as_path(), &path, &mut state, message);
-    job.files.remove_lock();
+    finish_for_the_dead(&job.files, &mut state, message);
     state
 }
 
 /// Undoes from the journal and writes the final state of a job whose own processes cannot any more.
-pub fn finish_for_the_dead(
-    journal: &std::path::Path,
-    path: &std::path::Path,
-    state: &mut State,
-    message: String,
-) {
-    let entries = journal::read(journal).unwrap_or_else(|error| {
+pub fn finish_for_the_dead(files: &JobFiles, state: &mut State, message: String) {
+    let entries = journal::read(&files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()
     });
@@ -203,16 +197,21 @@ pub fn finish_for_the_dead(
         state.apply(Event::Failed { message });
         state.apply(Event::Finished { failed: true });
     }
-    write_final(path, state);
+    if write_final(&files.state(), state) {
+        files.remove_lock();
+    }
 }
 
-/// Writes a final state, and tries again for a minute if the disk is full.
-pub fn write_final(path: &std::path::Path, state: &mut State) {
+/// Writes a final state, and tries again for ten minutes if the disk is full. False if it could not be written: then
+/// the job's lock must stay, so that the next start writes it.
+#[must_use]
+pub fn write_final(path: &std::path::Path, state: &mut State) -> bool {
     for attempt in 1..=FINAL_TRIES {
         match state_file::write(path, state) {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(error) => tracing::error!("{} (attempt {attempt} of {FINAL_TRIES})", chain(&error)),
         }
         std::thread::sleep(Duration::from_secs(1));
     }
+    false
 }

@@ -46,10 +46,11 @@ fn close_if_dead(files: &JobFiles) {
             "All processes of the job were killed (or the host went down); what it had begun was undone \
                        at the next start. Start the job again"
                 .to_owned();
-        supervise::finish_for_the_dead(&files.journal(), &path, &mut state, message);
+        supervise::finish_for_the_dead(files, &mut state, message);
+    } else {
+        files.remove_lock();
     }
     state_file::remove_temporary(&files.directory);
-    files.remove_lock();
 }
 
 /// The tag of the job that holds (or held) the lock: it is the lock file's content.

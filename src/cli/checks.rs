@@ -188,7 +188,9 @@ fn answer(command: &mut Command, limit: Duration) -> Result<String, String> {
     if status.success() {
         return Ok(said);
     }
-    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let told = |line: &&str| !line.trim().is_empty();
+    let error = said.lines().find(|line| line.contains("error"));
+    let last = error.or_else(|| said.lines().rfind(told)).unwrap_or("it said nothing");
     Err(format!("{name}: {status}: {last}"))
 }
 
