@@ -15,10 +15,12 @@
  *         VDDK_SIM_ROOT=DIR nbdkit -r -U - vddk server=localhost user=u password=+/path/pw \
  *           thumbprint=AA:BB vm=moref=vm-62 file='[ds] vm/disk1.vmdk' libdir=/any --run 'nbdinfo $uri'
  * Optional environment:
- *         VDDK_SIM_PASSWORD    refuse any other password
+ *         VDDK_SIM_PASSWORD_FILE  refuse any password but the content of this file (a file, because a test that looks
+ *                              for the password in every environment would find it in this one)
  *         VDDK_SIM_THUMBPRINT  refuse any other thumbprint
  *         VDDK_SIM_LOG         append one line per open: the parameters seen (no password)
  *         VDDK_SIM_DELAY_US    sleep this long in every read (to test throttling and cancel)
+ *         VDDK_SIM_DELAY_FROM  only in reads at or past this offset (so that the appliance is not slowed down)
  *         VDDK_SIM_FAIL_AT     reads at or past this offset fail with EIO
  */
 #define _GNU_SOURCE
@@ -76,13 +78,24 @@ static int sim_config_complete (void)
   return 0;
 }
 
+/* Is the password the whole content of this file? */
+static int password_is_in (const char *path)
+{
+  char buf[256] = "";
+  FILE *f = fopen (path, "r");
+  if (!f) return 0;
+  buf[fread (buf, 1, sizeof buf - 1, f)] = 0;
+  fclose (f);
+  return strcmp (buf, password) == 0;
+}
+
 static int sim_get_ready (void)
 {
   const char *root = getenv ("VDDK_SIM_ROOT"), *want, *base;
   const char *log = getenv ("VDDK_SIM_LOG");
   if (!vm) { snprintf (image, sizeof image, "%s", file); return 0; }   /* local mode */
   if (!root) { nbdkit_error ("VDDK_SIM_ROOT is not set"); return -1; }
-  if ((want = getenv ("VDDK_SIM_PASSWORD")) && strcmp (want, password)) {
+  if ((want = getenv ("VDDK_SIM_PASSWORD_FILE")) && !password_is_in (want)) {
     nbdkit_error ("VixDiskLib_ConnectEx: Cannot complete login due to an incorrect user name or password"); return -1;
   }
   if ((want = getenv ("VDDK_SIM_THUMBPRINT")) && (!thumbprint || strcasecmp (want, thumbprint))) {
@@ -119,7 +132,10 @@ static int sim_pread (void *h, void *buf, uint32_t n, uint64_t off, uint32_t fla
 {
   const char *e = getenv ("VDDK_SIM_FAIL_AT");
   if (e && off + n > strtoull (e, NULL, 0)) { nbdkit_error ("VixDiskLib_Read: NBD_ERR_GENERIC"); errno = EIO; return -1; }
-  if ((e = getenv ("VDDK_SIM_DELAY_US"))) usleep (atoi (e));
+  if ((e = getenv ("VDDK_SIM_DELAY_US"))) {
+    const char *from = getenv ("VDDK_SIM_DELAY_FROM");
+    if (!from || off >= strtoull (from, NULL, 0)) usleep (atoi (e));
+  }
   while (n > 0) {
     ssize_t r = pread (FD, buf, n, off);
     if (r <= 0) { nbdkit_error ("pread: %m"); return -1; }
