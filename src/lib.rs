@@ -11,9 +11,18 @@
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
 #![deny(unsafe_code)]
 
+pub mod document;
 pub mod event;
 pub mod job;
+pub mod json;
 pub mod phase;
 pub mod plan;
+pub mod preflight;
+pub mod reply;
+pub mod schema;
 pub mod secret;
+pub mod site;
+pub mod source;
+pub mod uri;
 pub mod v2v;
+pub mod vault;

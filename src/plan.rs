@@ -1,13 +1,28 @@
 //! The plan: what will be done, decided and complete. Document + site configuration -> [`Plan`], or every problem.
 //!
 //! Pure: no file is opened here, no clock is read. What must be looked at on the host (does the output directory
-//! exist, who owns the LUKS vault) is asked by [`crate::start`] and by each destination's check, before the fork.
+//! exist, who owns the LUKS vault) is asked by [`crate::preflight`], before the fork.
 //! The worker gets this value, and nothing else, through a sealed memfd: it holds secrets.
+//!
+//! * [`mod@problems`] collects what is wrong: the contract's texts in the contract's order, then our own
+//! * [`source`], [`destination`], [`network`] and [`general`] each judge their keys
 
 use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+
+use crate::document::{Document, Seconds};
+use crate::site::Site;
+
+mod destination;
+mod general;
+mod network;
+pub mod problems;
+mod source;
+
+use destination::Host;
+use problems::{Findings, Problems};
 
 /// Everything the worker needs to know to migrate one guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,7 +39,9 @@ pub struct Plan {
     pub allocation: Option<String>,
     /// NIC mappings in the document's order.
     pub network_mappings: Vec<NetworkMapping>,
-    /// Keys of encrypted devices, from the vault, in its order.
+    /// Where the keys of encrypted devices are looked for; [`crate::preflight`] reads them.
+    pub luks_vault: LuksVault,
+    /// Keys of encrypted devices, from the vault, in its order. Empty until [`crate::preflight`].
     pub luks_keys: Vec<LuksKey>,
     /// Paths that initialise `disks` of the state, in the document's order.
     pub source_disks: Vec<String>,
@@ -38,6 +55,113 @@ pub struct Plan {
     pub tools: Tools,
     /// Things the user should know although the job goes on; they reach the log and `warnings`.
     pub warnings: Vec<String>,
+    /// Secrets of the document that this job has no use for: a password inside a URI, credentials of another
+    /// destination. They are only here so that no text shows them.
+    #[serde(serialize_with = "crate::secret::expose_list")]
+    pub extra_secrets: Vec<SecretString>,
+}
+
+/// What the program knows of its surroundings, put in by the edge ([`crate::preflight::surroundings`]).
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `data/vm` of the working directory, absolute, when it exists: then this is a KubeVirt pod (contract.md 1.1).
+    pub pod_directory: Option<PathBuf>,
+    /// The virt-v2v that will run.
+    pub virt_v2v: PathBuf,
+    /// A fresh random UUID, for `osp_guest_id`.
+    pub guest_id: String,
+}
+
+/// Decides everything, or says everything that is wrong. The first problem is what the old program would have said.
+pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Result<Plan, Problems> {
+    // v2.4 looks for this key before anything else (contract.md 1.1).
+    if document.nbd_export_only.is_some() {
+        return Err(Problems::one("nbd_export_only: this version does not export disks over NBD yet"));
+    }
+    let mut findings = Findings::default();
+    let host = destination::detect(&document, site, around, &mut findings);
+    let names = source::names(&mut document, &mut findings);
+    let source = source::source(&mut document, &names, site, &mut findings);
+    let network_mappings = network::mappings(document.network_mappings.take(), &mut findings);
+    general::phases(&document, host, site, &mut findings);
+    let output_format = general::output_format(document.output_format.take(), &mut findings);
+    let destination =
+        host.and_then(|host| destination::destination(host, &mut document, site, around, &mut findings));
+    if matches!(host, Some(Host::Openstack)) {
+        network::check_macs(network_mappings.as_deref(), &mut findings);
+    }
+    match document.iteration_seconds {
+        Some(Seconds::Invalid | Seconds::Whole(..0)) => {
+            findings.contract("Invalid value for `iteration_seconds`")
+        }
+        Some(Seconds::Whole(_)) | None => {}
+    }
+    general::no_effect(&document, &mut findings);
+
+    let allocation = findings.text("allocation", document.allocation.take());
+    let source_disks_given = document.source_disks.is_some();
+    let luks_vault = general::luks_vault(&mut document, &names, site, around, &mut findings);
+    let tools = Tools {
+        virt_v2v: around.virt_v2v.clone(),
+        tmp_dir: site.tmp_dir.clone(),
+        virtio_win: general::virtio_win(document.virtio_win.take(), &mut findings)
+            .or_else(|| site.virtio_win.clone()),
+        libguestfs_backend_settings: site.libguestfs_backend_settings.clone(),
+    };
+    findings.unused_secrets(&mut document);
+
+    let Findings { warnings, secrets, contract, ours } = findings;
+    let problems: Vec<String> = contract.into_iter().chain(ours).collect();
+    let parts = (names.plain, source, destination, network_mappings, output_format);
+    let (Some(vm_name), Some(source), Some(destination), Some(network_mappings), Some(output_format)) = parts
+    else {
+        return Err(Problems::new(problems));
+    };
+    if !problems.is_empty() {
+        return Err(Problems::new(problems));
+    }
+    Ok(Plan {
+        vm_name,
+        source,
+        destination,
+        output_format,
+        allocation,
+        network_mappings,
+        luks_vault,
+        luks_keys: Vec::new(),
+        source_disks: document.source_disks.unwrap_or_default(),
+        source_disks_given,
+        insecure_connection: document.insecure_connection == Some(true),
+        daemonize: document.daemonize.unwrap_or(site.daemonize),
+        tools,
+        warnings,
+        extra_secrets: secrets,
+    })
+}
+
+impl Plan {
+    /// Every secret this job knows, for the scrubber.
+    pub fn secrets(&self) -> Vec<SecretString> {
+        let mut secrets = self.extra_secrets.clone();
+        match &self.source {
+            Source::Vddk { password, .. } => secrets.push(password.clone()),
+            Source::Ssh { key: SshKey::Text(key), .. } => problems::add_ssh_key(key, &mut secrets),
+            Source::Ssh { key: SshKey::Default | SshKey::File(_), .. } | Source::Local(_) => {}
+        }
+        match &self.destination {
+            Destination::Ovirt { password, .. } => secrets.push(password.clone()),
+            Destination::Openstack { environment, .. } => {
+                let hidden = environment.iter().filter(|(key, _)| problems::names_a_secret(key));
+                secrets.extend(hidden.map(|(_, value)| value.clone()));
+            }
+            Destination::Local { .. } | Destination::ExportDomain { .. } | Destination::Kubevirt { .. } => {}
+        }
+        secrets.extend(self.luks_keys.iter().map(|key| key.key.clone()));
+        secrets.retain(|secret| !secret.expose_secret().is_empty());
+        secrets
+    }
 }
 
 /// Where the guest comes from.
@@ -186,6 +310,17 @@ pub struct NetworkMapping {
     pub ip_address: Option<String>,
 }
 
+/// Where keys of encrypted devices are looked for (contract.md 1.5).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LuksVault {
+    /// Files, the first that exists counts.
+    pub paths: Vec<PathBuf>,
+    /// Whether the document named the file.
+    pub explicit: bool,
+    /// Names under which the guest's keys may stand, the first found counts.
+    pub names: Vec<String>,
+}
+
 /// A key of the LUKS vault (contract.md 1.5).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LuksKey {
@@ -208,3 +343,6 @@ pub struct Tools {
     /// Set as `LIBGUESTFS_BACKEND_SETTINGS`.
     pub libguestfs_backend_settings: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,11 @@ pub fn expose_option<S: Serializer>(secret: &Option<SecretString>, serializer: S
     }
 }
 
+/// The same for a list of secrets.
+pub fn expose_list<S: Serializer>(secrets: &[SecretString], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(secrets.iter().map(ExposeSecret::expose_secret))
+}
+
 /// Replaces every known secret in a text by `***`.
 #[derive(Clone, Default)]
 pub struct Scrubber {

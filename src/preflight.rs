@@ -1,0 +1,148 @@
+//! What can be seen on this host before the fork, without a network: the vault, the output directory, local files.
+//!
+//! An edge. [`crate::plan`] judged the document alone; this looks at what the plan names. Its problems are reported
+//! like the plan's: one line each, exit 1, nothing on stdout. Called once, between plan and fork.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access, geteuid};
+
+use crate::json::one_line;
+use crate::plan::problems::Problems;
+use crate::plan::{Destination, LocalSource, Plan, Source, Surroundings};
+use crate::vault;
+
+/// Looks around for [`crate::plan::plan`].
+pub fn surroundings(
+    env: &dyn Fn(&str) -> Option<OsString>,
+    virt_v2v: PathBuf,
+) -> std::io::Result<Surroundings> {
+    Ok(Surroundings {
+        home: env("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
+        pod_directory: std::fs::canonicalize("data/vm").ok(),
+        virt_v2v,
+        // The kernel's own generator saves a dependency.
+        guest_id: std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned(),
+    })
+}
+
+/// Reads the vault into the plan and checks what the plan names on this host.
+pub fn check(plan: &mut Plan) -> Result<(), Problems> {
+    let mut lines = Vec::new();
+    match vault::read(&plan.luks_vault, geteuid().as_raw()) {
+        Ok((keys, warning)) => {
+            plan.luks_keys = keys;
+            plan.warnings.extend(warning);
+        }
+        Err(error) => lines.push(error.to_string()),
+    }
+    if let Source::Local(source) = &plan.source {
+        local_source(source, &mut lines);
+    }
+    if let Destination::Local { directory } = &plan.destination {
+        output_directory(directory, &plan.vm_name, &mut lines);
+    }
+    if lines.is_empty() { Ok(()) } else { Err(Problems::new(lines)) }
+}
+
+fn local_source(source: &LocalSource, lines: &mut Vec<String>) {
+    match source {
+        LocalSource::Disk(path) => source_file("source_path", path, Kinds::Image, lines),
+        LocalSource::LibvirtXml(path) | LocalSource::Vmx(path) => {
+            source_file("source_path", path, Kinds::File, lines);
+        }
+        // virt-v2v also takes the directory of an unpacked OVA.
+        LocalSource::Ova(path) => source_file("source_path", path, Kinds::FileOrDirectory, lines),
+        LocalSource::Disks(paths) => {
+            for (index, path) in paths.iter().enumerate() {
+                source_file(&format!("source_disks[{index}]"), path, Kinds::Image, lines);
+            }
+        }
+    }
+}
+
+/// What a source path may be.
+#[derive(Clone, Copy, PartialEq)]
+enum Kinds {
+    File,
+    FileOrDirectory,
+    /// A file or a block device.
+    Image,
+}
+
+fn source_file(key: &str, path: &Path, kinds: Kinds, lines: &mut Vec<String>) {
+    let shown = path.display();
+    let kind = match std::fs::metadata(path) {
+        Ok(data) => data.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return lines.push(format!("{key} {shown} does not exist"));
+        }
+        Err(error) => return lines.push(format!("{key} {shown} cannot be read: {error}")),
+    };
+    let fits = match kinds {
+        Kinds::File => kind.is_file(),
+        Kinds::FileOrDirectory => kind.is_file() || kind.is_dir(),
+        Kinds::Image => kind.is_file() || kind.is_block_device(),
+    };
+    if !fits {
+        let wanted = if kinds == Kinds::Image { "a file or a block device" } else { "a file" };
+        return lines.push(format!("{key} {shown} is not {wanted}"));
+    }
+    if access(path, AccessFlags::R_OK).is_err() {
+        lines.push(format!("{key} {shown} is not readable by the user running virt-v2v-wrapper"));
+    }
+}
+
+fn output_directory(directory: &Path, vm_name: &str, lines: &mut Vec<String>) {
+    let shown = directory.display();
+    match std::fs::metadata(directory) {
+        Ok(data) if !data.is_dir() => {
+            return lines.push(format!("output_directory {shown} is not a directory"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return lines.push(format!("output_directory {shown} does not exist: create it or name another"));
+        }
+        Err(error) => return lines.push(format!("output_directory {shown} cannot be used: {error}")),
+    }
+    if access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
+        return lines.push(format!(
+            "output_directory {shown} is not writable by the user running virt-v2v-wrapper: change its owner or mode, \
+             or name another"
+        ));
+    }
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => return lines.push(format!("output_directory {shown} cannot be listed: {error}")),
+    };
+    let mut earlier: Vec<String> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| belongs_to(name, vm_name))
+        .collect();
+    earlier.sort_unstable();
+    if let Some(name) = earlier.first() {
+        // virt-v2v would overwrite it without a word.
+        lines.push(format!(
+            "output_directory {shown} already holds {}: remove what is there of this virtual machine, or name another \
+             directory",
+            one_line(name, 300)
+        ));
+    }
+}
+
+/// Is this a file that virt-v2v writes for this guest: `NAME-sda`, `NAME.xml`?
+fn belongs_to(file: &str, vm_name: &str) -> bool {
+    file.strip_prefix(vm_name).is_some_and(|rest| {
+        let disk = rest.strip_prefix("-sd");
+        rest == ".xml"
+            || disk
+                .is_some_and(|letters| !letters.is_empty() && letters.bytes().all(|b| b.is_ascii_lowercase()))
+    })
+}
+
+#[cfg(test)]
+mod tests;

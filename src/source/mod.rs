@@ -1,0 +1,3 @@
+//! Sources: where a guest comes from, a folder or file each.
+
+pub mod local;
