@@ -11,18 +11,36 @@
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod convert;
+pub mod daemon;
+pub mod destination;
 pub mod document;
 pub mod event;
+pub mod follow;
 pub mod job;
+pub mod journal;
 pub mod json;
+pub mod log;
 pub mod phase;
 pub mod plan;
 pub mod preflight;
+pub mod process;
+pub mod recorder;
 pub mod reply;
+pub mod run;
 pub mod schema;
 pub mod secret;
+pub mod signals;
 pub mod site;
 pub mod source;
+pub mod start;
+pub mod state;
+pub mod state_file;
+pub mod supervise;
+pub mod sweep;
+pub mod trace;
+pub mod undo;
 pub mod uri;
 pub mod v2v;
 pub mod vault;

@@ -3,6 +3,7 @@
 //! An edge. [`crate::plan`] judged the document alone; this looks at what the plan names. Its problems are reported
 //! like the plan's: one line each, exit 1, nothing on stdout. Called once, between plan and fork.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
@@ -13,7 +14,7 @@ use nix::unistd::{AccessFlags, access, geteuid};
 use crate::json::one_line;
 use crate::plan::problems::Problems;
 use crate::plan::{Destination, LocalSource, Plan, Source, Surroundings};
-use crate::vault;
+use crate::{undo, vault};
 
 /// Looks around for [`crate::plan::plan`].
 pub fn surroundings(
@@ -121,7 +122,7 @@ fn output_directory(directory: &Path, vm_name: &str, lines: &mut Vec<String>) {
     let mut earlier: Vec<String> = entries
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| belongs_to(name, vm_name))
+        .filter(|name| undo::is_output_of(name.as_ref(), &BTreeSet::from([vm_name])))
         .collect();
     earlier.sort_unstable();
     if let Some(name) = earlier.first() {
@@ -132,16 +133,6 @@ fn output_directory(directory: &Path, vm_name: &str, lines: &mut Vec<String>) {
             one_line(name, 300)
         ));
     }
-}
-
-/// Is this a file that virt-v2v writes for this guest: `NAME-sda`, `NAME.xml`?
-fn belongs_to(file: &str, vm_name: &str) -> bool {
-    file.strip_prefix(vm_name).is_some_and(|rest| {
-        let disk = rest.strip_prefix("-sd");
-        rest == ".xml"
-            || disk
-                .is_some_and(|letters| !letters.is_empty() && letters.bytes().all(|b| b.is_ascii_lowercase()))
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use crate::document::Document;
 use crate::reply::Reply;
+use crate::state::State;
 
 /// A schema that can be rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,17 +12,20 @@ pub enum Schema {
     Document,
     /// The reply on stdout.
     Reply,
+    /// The state file.
+    State,
 }
 
 impl Schema {
     /// All of them.
-    pub const ALL: [Schema; 2] = [Schema::Document, Schema::Reply];
+    pub const ALL: [Schema; 3] = [Schema::Document, Schema::Reply, Schema::State];
 
     /// The word on the command line, and the name of the file in `schemas/` before `.schema.json`.
     pub fn name(self) -> &'static str {
         match self {
             Schema::Document => "document",
             Schema::Reply => "reply",
+            Schema::State => "state",
         }
     }
 
@@ -36,6 +40,7 @@ pub fn render(which: Schema) -> String {
     let schema = match which {
         Schema::Document => schemars::schema_for!(Document),
         Schema::Reply => schemars::schema_for!(Reply),
+        Schema::State => schemars::schema_for!(State),
     };
     format!("{:#}\n", schema.as_value())
 }

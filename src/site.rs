@@ -277,6 +277,17 @@ pub struct Caller {
     pub xdg_state_home: Option<PathBuf>,
 }
 
+impl Caller {
+    /// This process's.
+    pub fn of_this_process() -> Self {
+        Self {
+            uid: nix::unistd::geteuid().as_raw(),
+            home: std::env::var_os("HOME").map(PathBuf::from),
+            xdg_state_home: std::env::var_os("XDG_STATE_HOME").map(PathBuf::from),
+        }
+    }
+}
+
 /// Directories of all jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directories {
@@ -289,6 +300,22 @@ impl Directories {
     /// The directory with one directory for each job; `None` where there is one job at a time.
     pub fn jobs_directory(&self) -> Option<PathBuf> {
         (self.layout == Layout::Job).then(|| self.state.join("jobs"))
+    }
+
+    /// The directory above all state.
+    pub fn state_directory(&self) -> &Path {
+        &self.state
+    }
+
+    /// The jobs that have files here, running and finished, in no order.
+    pub fn jobs(&self) -> Vec<JobFiles> {
+        let Some(directory) = self.jobs_directory() else { return vec![self.job_files("uci")] };
+        let Ok(listing) = std::fs::read_dir(directory) else { return Vec::new() };
+        listing
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .map(|tag| self.job_files(&tag))
+            .collect()
     }
 
     /// The names of a job's files.

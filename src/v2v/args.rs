@@ -51,6 +51,15 @@ pub struct Paths<'a> {
 }
 
 impl CommandLine {
+    /// The arguments as they may be logged: no secret is in them, and where one is read from stands `***`.
+    pub fn redacted(&self) -> String {
+        let words = self.args.iter().map(|arg| match arg {
+            Arg::Plain(word) => word.to_string_lossy().into_owned(),
+            Arg::SecretFile { prefix, .. } => format!("{prefix}***"),
+        });
+        words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+    }
+
     fn add(&mut self, arg: impl AsRef<OsStr>) {
         self.args.push(Arg::Plain(arg.as_ref().to_owned()));
     }

@@ -11,3 +11,4 @@ pub mod capabilities;
 pub mod clouds;
 pub mod failure;
 pub mod output;
+pub mod probe;

@@ -19,6 +19,16 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl Exit {
+    /// As the state file has it: the code, or the negative signal number (contract.md 3.1).
+    pub fn return_code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => -signal,
+        }
+    }
+}
+
 /// What one failed run printed about its failure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Evidence {

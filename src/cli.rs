@@ -1,0 +1,109 @@
+//! The command line: which verb was meant, and the exit code. Each verb is a file of its own below.
+//!
+//! No arguments means: a document is on stdin ([`crate::start`]). `--checks`, `--check-NAME` and `--version` are the
+//! old program's (contract.md 8.2); they count as the first argument only.
+
+use std::ffi::OsString;
+use std::io::{Write, stderr, stdin, stdout};
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::log::chain;
+use crate::{schema, start};
+
+mod checks;
+mod jobs;
+mod watch;
+mod worker;
+
+/// Moves one virtual machine to KVM: a JSON document on stdin, a JSON reply on stdout, a JSON state file.
+#[derive(Debug, Parser)]
+#[command(name = "virt-v2v-wrapper", version)]
+struct Arguments {
+    /// Names of the checks, one a line.
+    #[arg(long)]
+    checks: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print the JSON Schema of the document, the reply or the state file.
+    Schema {
+        /// Which one.
+        #[arg(value_parser = parse_schema)]
+        which: schema::Schema,
+    },
+    /// Show the progress of a job until it ends; the exit code is its outcome (0 converted, 2 failed).
+    Watch {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// List the jobs of this host.
+    Jobs {
+        /// One JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+        /// Remove the files of a finished job.
+        #[arg(long, value_name = "TAG")]
+        remove: Option<String>,
+    },
+    /// The background process of a job; the program starts it itself.
+    #[command(hide = true)]
+    Worker {
+        /// Where the job is.
+        sealed: PathBuf,
+        /// Where to say that it runs.
+        ready: PathBuf,
+    },
+}
+
+/// Runs the program; gives its exit code.
+pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
+    let args: Vec<OsString> = args.collect();
+    if let Some(name) = args.get(1).and_then(|arg| arg.to_str()?.strip_prefix("--check-")) {
+        return checks::run(name, &mut stdout());
+    }
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    if arguments.checks {
+        return checks::list(&mut stdout());
+    }
+    let outcome = match arguments.verb {
+        None => return start::start(&mut stdin().lock(), &mut stdout(), &mut stderr()),
+        Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),
+        Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),
+        Some(Verb::Watch { state_file }) => watch::run(&state_file, &mut stdout()),
+        Some(Verb::Jobs { json, remove }) => jobs::run(json, remove.as_deref(), &mut stdout()),
+    };
+    match outcome {
+        Ok(code) => code,
+        // Whoever read our output stopped doing so: nothing is wrong.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
+        Err(error) => complain(&chain(&error)),
+    }
+}
+
+/// clap's own text; 1 for a mistake, since 2 means a failed conversion.
+fn usage(error: &clap::Error) -> u8 {
+    // A closed stream is nobody's error here.
+    let _ = error.print();
+    u8::from(error.use_stderr())
+}
+
+/// One line on stderr, exit code 1.
+fn complain(text: &str) -> u8 {
+    let _ = writeln!(stderr(), "virt-v2v-wrapper: {text}");
+    1
+}
+
+fn parse_schema(name: &str) -> Result<schema::Schema, String> {
+    schema::Schema::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = schema::Schema::ALL.iter().map(|schema| schema.name()).collect();
+        format!("there are {}", names.join(", "))
+    })
+}

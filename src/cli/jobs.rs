@@ -1,0 +1,99 @@
+//! `virt-v2v-wrapper jobs`: the jobs of this host with their outcome, and the removal of finished ones.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::job::JobFiles;
+use crate::log::chain;
+use crate::site::{Caller, Site};
+use crate::state::State;
+use crate::{state_file, sweep};
+
+/// One job, as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct Row {
+    tag: String,
+    outcome: &'static str,
+    progress: f64,
+    updated_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    state_file: std::path::PathBuf,
+}
+
+/// Lists, or removes one. Dead jobs are closed first, so that no job is shown running that does not.
+pub(super) fn run(json: bool, remove: Option<&str>, out: &mut impl Write) -> std::io::Result<u8> {
+    let directories = Site::load(&|name| std::env::var_os(name))
+        .and_then(|site| site.directories(&Caller::of_this_process()));
+    let directories = match directories {
+        Ok(directories) => directories,
+        Err(error) => return Ok(super::complain(&chain(&error))),
+    };
+    sweep::sweep(directories.jobs());
+    let mut jobs = directories.jobs();
+    if let Some(tag) = remove {
+        return match jobs.into_iter().find(|files| files.tag == tag) {
+            Some(files) => Ok(self::remove(&files)),
+            None => Ok(super::complain(&format!("there is no job {tag}"))),
+        };
+    }
+    jobs.sort_by(|one, other| one.tag.cmp(&other.tag));
+    let rows: Vec<Row> = jobs.iter().filter_map(row).collect();
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &rows)?;
+        writeln!(out)?;
+        return Ok(0);
+    }
+    for row in rows {
+        let message = row.message.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+        writeln!(out, "{:24} {:9} {:3.0}% {}", row.tag, row.outcome, row.progress.floor(), message)?;
+    }
+    Ok(0)
+}
+
+fn row(files: &JobFiles) -> Option<Row> {
+    let path = files.state();
+    if !path.exists() {
+        return None;
+    }
+    let (outcome, state) = match state_file::read(&path) {
+        Ok(state) => (outcome(&state), state),
+        Err(error) => {
+            tracing::warn!("{}", chain(&error));
+            ("unreadable", State::default())
+        }
+    };
+    Some(Row {
+        tag: files.tag.clone(),
+        outcome,
+        progress: state.progress,
+        updated_at: state.updated_at,
+        message: state.last_message.map(|last| last.message),
+        state_file: path,
+    })
+}
+
+fn outcome(state: &State) -> &'static str {
+    match (state.finished, state.failed) {
+        (Some(true), Some(false)) => "converted",
+        (Some(true), _) => "failed",
+        _ => "running",
+    }
+}
+
+/// Removes the files of a job that is over; a running one is never touched.
+fn remove(files: &JobFiles) -> u8 {
+    match files.take_lock() {
+        Ok(Some(_lock)) => match files.remove() {
+            Ok(()) => 0,
+            Err(error) => super::complain(&chain(&error)),
+        },
+        Ok(None) => super::complain(&format!(
+            "job {} is running: cancel it first (kill the pid in {})",
+            files.tag,
+            files.state().display()
+        )),
+        Err(error) => super::complain(&chain(&error)),
+    }
+}

@@ -1,0 +1,315 @@
+//! The conversion as a stage: virt-v2v is started, its logs are followed, it is stopped when the job is cancelled.
+//!
+//! What its words mean is [`crate::v2v::output`]'s; what its end means for the job is [`crate::run`]'s.
+
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use secrecy::ExposeSecret;
+use tokio::time::Instant;
+
+use crate::destination;
+use crate::event::Event;
+use crate::follow::{Tail, Watch};
+use crate::job::Job;
+use crate::journal::{Entry, Journal};
+use crate::log::chain;
+use crate::process::{self, Exit, Tool};
+use crate::recorder::Recorder;
+use crate::signals::Signals;
+use crate::supervise::CANCEL;
+use crate::trace;
+use crate::v2v::args::{Arg, CommandLine};
+use crate::v2v::output::{LogParser, MachineLogParser};
+
+/// A cancelled virt-v2v may take this long: SIGTERM is only acted on when a libguestfs call returns
+/// (virt-v2v-output.md 1, fact 7).
+const TERM_PATIENCE: Duration = Duration::from_secs(30);
+/// How long leftovers may take to die of SIGKILL.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// An appliance that boots talks all the time (`-v -x` shows its console); a /dev/kvm that hangs is silent for ever.
+const APPLIANCE_SILENCE: Duration = Duration::from_secs(180);
+/// The message during which libguestfs boots its appliance, in both generations.
+const BOOTING: [&str; 2] = ["Opening the source", "Opening the overlay"];
+
+/// virt-v2v could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// Its log could not be made.
+    #[error("cannot create the log {path}")]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A secret could not be handed over.
+    #[error("cannot make a sealed file for virt-v2v's secrets")]
+    Seal(#[source] std::io::Error),
+    /// It did not start.
+    #[error("cannot start {program}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// How the conversion ended.
+#[derive(Debug)]
+pub struct Converted {
+    /// virt-v2v's end.
+    pub exit: Exit,
+    /// Why we stopped it, if we did.
+    pub stopped: Option<Stopped>,
+    /// What it said about a failure.
+    pub evidence: crate::v2v::failure::Evidence,
+}
+
+/// Why virt-v2v was stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// The job was cancelled by this signal to the worker or the supervisor.
+    Cancelled(i32),
+    /// The job was cancelled by this signal to virt-v2v itself.
+    Signalled(i32),
+    /// The appliance was silent for this long while booting.
+    NeverBooted(Duration),
+}
+
+/// Runs virt-v2v to its end, or to the end of the job.
+pub async fn convert(
+    job: &Job,
+    command_line: CommandLine,
+    recorder: &mut Recorder,
+    journal: &mut Journal,
+    signals: &mut Signals,
+) -> Result<Converted, ConvertError> {
+    let log = job.files.v2v_log();
+    let tool = tool(job, command_line, &log)?;
+    let watch = Watch::new(&[&log]);
+    let pid = tool
+        .spawn()
+        .map_err(|source| ConvertError::Spawn { program: job.plan.tools.virt_v2v.clone(), source })?;
+    tracing::info!("virt-v2v started with pid {pid}");
+    trace::watch(pid);
+    recorder.apply_now(Event::ToolStarted { pid: pid.as_raw() });
+
+    let logs = Logs {
+        log: Tail::new(log),
+        machine: Tail::new(job.files.machine_readable_log()),
+        parser: LogParser::new(),
+        machine_parser: MachineLogParser::new(),
+        last_output: Instant::now(),
+    };
+    let mut running = Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None };
+    let exit = running.follow(watch, signals).await;
+    tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
+    // Before the leftovers die: a disk they have open tells that it is ours.
+    destination::note_open_files(job);
+    process::kill_all(|| process::processes_of(&job.files.tag), KILL_PATIENCE);
+    running.read_to_the_end();
+    let Running { logs, recorder, stopped, .. } = running;
+    recorder.apply(Event::ToolExited { return_code: exit.return_code() });
+    Ok(Converted { exit, stopped, evidence: logs.parser.evidence().clone() })
+}
+
+/// virt-v2v with its arguments, its environment and its log, not yet started.
+fn tool(job: &Job, command_line: CommandLine, log: &Path) -> Result<Tool, ConvertError> {
+    let error = |source| ConvertError::Log { path: log.to_owned(), source };
+    // Appending, so that nothing is lost if two of virt-v2v's children opened it anew.
+    let mut options = OpenOptions::new();
+    let file = options.append(true).create(true).mode(0o644).open(log).map_err(error)?;
+    file.set_len(0).and_then(|()| file.set_permissions(Permissions::from_mode(0o644))).map_err(error)?;
+    create_machine_log(&job.files.machine_readable_log())?;
+
+    let mut tool = Tool::new(&job.plan.tools.virt_v2v, &job.files.tag);
+    tracing::info!("running {} {}", job.plan.tools.virt_v2v.display(), command_line.redacted());
+    if !nix::unistd::getuid().is_root() {
+        // libguestfs would look for a session that a daemon does not have (contract.md 2.5).
+        tool.command().env_remove("XDG_RUNTIME_DIR");
+    }
+    for arg in command_line.args {
+        let arg = value(&mut tool, arg)?;
+        tool.command().arg(arg);
+    }
+    for (name, _) in std::env::vars_os() {
+        if command_line.env_without.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            tool.command().env_remove(name);
+        }
+    }
+    for (name, arg) in command_line.env {
+        let arg = value(&mut tool, arg)?;
+        tool.command().env(name, arg);
+    }
+    let second = file.try_clone().map_err(error)?;
+    tool.command().stdout(file).stderr(second);
+    Ok(tool)
+}
+
+/// Empty and world-readable; virt-v2v truncates and fills it, and it may never do (contract.md 10, bug 12).
+fn create_machine_log(path: &Path) -> Result<(), ConvertError> {
+    let error = |source| ConvertError::Log { path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o644).open(path).map_err(error)?;
+    file.set_permissions(Permissions::from_mode(0o644)).map_err(error)
+}
+
+fn value(tool: &mut Tool, arg: Arg) -> Result<std::ffi::OsString, ConvertError> {
+    match arg {
+        Arg::Plain(value) => Ok(value),
+        Arg::SecretFile { prefix, content } => {
+            let sealed = process::sealed("virt-v2v-secret", content.expose_secret().as_bytes())
+                .map_err(ConvertError::Seal)?;
+            let mut value = std::ffi::OsString::from(prefix);
+            value.push(tool.hand_over(sealed));
+            Ok(value)
+        }
+    }
+}
+
+struct Logs {
+    log: Tail,
+    machine: Tail,
+    parser: LogParser,
+    machine_parser: MachineLogParser,
+    last_output: Instant,
+}
+
+struct Running<'a> {
+    job: &'a Job,
+    pid: Pid,
+    logs: Logs,
+    recorder: &'a mut Recorder,
+    journal: &'a mut Journal,
+    kill_at: Option<Instant>,
+    stopped: Option<Stopped>,
+}
+
+impl Running<'_> {
+    async fn follow(&mut self, mut watch: Watch, signals: &mut Signals) -> Exit {
+        let mut more = false;
+        loop {
+            let wake = self.wake(more);
+            tokio::select! {
+                biased;
+                signal = signals.next() => match signal {
+                    Some(signal) => self.stop(Stopped::Cancelled(signal)),
+                    None => {
+                        let reaped = process::reap();
+                        if let Some(exit) = reaped.exit_of(self.pid) {
+                            return exit;
+                        }
+                        for (pid, signal) in reaped.signalled {
+                            if pid == self.pid && CANCEL.contains(&signal) {
+                                self.stop(Stopped::Signalled(signal as i32));
+                            }
+                        }
+                    }
+                },
+                () = tokio::time::sleep_until(wake) => {
+                    if more {
+                        more = self.read();
+                    }
+                    self.look_at_the_clock();
+                }
+                () = watch.changed() => more = self.read(),
+            }
+            self.recorder.write_if_due();
+        }
+    }
+
+    /// When to wake although nothing happens.
+    fn wake(&self, more: bool) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let more = more.then(Instant::now);
+        let boot = self.booting().then_some(self.logs.last_output + APPLIANCE_SILENCE);
+        [self.recorder.due(), self.kill_at, boot, more].into_iter().flatten().min().unwrap_or(far)
+    }
+
+    fn booting(&self) -> bool {
+        self.stopped.is_none()
+            && self.recorder.state().stage.as_deref().is_some_and(|stage| BOOTING.contains(&stage))
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = Instant::now();
+        if self.kill_at.is_some_and(|at| at <= now) {
+            tracing::warn!("virt-v2v did not end within {} s: killing its group", TERM_PATIENCE.as_secs());
+            self.kill_at = None;
+            destination::note_open_files(self.job);
+            process::signal_group(self.pid, Signal::SIGKILL);
+        }
+        if self.booting() && self.logs.last_output + APPLIANCE_SILENCE <= now {
+            self.stop(Stopped::NeverBooted(APPLIANCE_SILENCE));
+        }
+    }
+
+    fn stop(&mut self, why: Stopped) {
+        if self.stopped.is_some() {
+            return;
+        }
+        tracing::warn!("stopping virt-v2v: {why:?}");
+        self.stopped = Some(why);
+        self.kill_at = Some(Instant::now() + TERM_PATIENCE);
+        destination::note_open_files(self.job);
+        process::signal_group(self.pid, Signal::SIGTERM);
+    }
+
+    /// Reads what is new in both logs; says whether there may be more at once.
+    fn read(&mut self) -> bool {
+        // The machine-readable log first: an error record then stands before the line that ends the run.
+        let machine_events = {
+            let mut events = Vec::new();
+            let Logs { machine, machine_parser, parser, .. } = &mut self.logs;
+            let read = machine.read(|bytes| {
+                machine_parser.feed(bytes, parser.evidence_mut(), &mut |event| events.push(event))
+            });
+            note_error(read.map(drop), "the machine-readable log");
+            events
+        };
+        let (events, progress) = {
+            let mut events = Vec::new();
+            let parser = &mut self.logs.parser;
+            let read = self.logs.log.read(|bytes| parser.feed(bytes, &mut |event| events.push(event)));
+            (events, note_error(read, "virt-v2v's log").unwrap_or_default())
+        };
+        if progress.bytes > 0 {
+            self.logs.last_output = Instant::now();
+        }
+        machine_events.into_iter().chain(events).for_each(|event| self.take(event));
+        progress.more
+    }
+
+    fn read_to_the_end(&mut self) {
+        while self.read() {}
+        let mut events = Vec::new();
+        let Logs { machine_parser, parser, .. } = &mut self.logs;
+        machine_parser.finish(parser.evidence_mut(), &mut |event| events.push(event));
+        parser.finish(&mut |event| events.push(event));
+        events.into_iter().for_each(|event| self.take(event));
+    }
+
+    fn take(&mut self, event: Event) {
+        let entry = match &event {
+            Event::TargetServed { path, .. } => Some(Entry::OutputFile { path: path.into() }),
+            Event::DisplayName { name } => Some(Entry::GuestName { name: name.clone() }),
+            _ => None,
+        };
+        if let Some(entry) = entry
+            && let Err(error) = self.journal.record(&entry)
+        {
+            tracing::error!("{}", chain(&error));
+        }
+        self.recorder.apply(event);
+    }
+}
+
+fn note_error<T>(read: std::io::Result<T>, what: &str) -> Option<T> {
+    read.inspect_err(|error| tracing::error!("cannot read {what}: {error}")).ok()
+}

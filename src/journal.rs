@@ -1,0 +1,152 @@
+//! The journal: what a job is about to do and has done outside itself, one JSON line each, on disk before it happens.
+//!
+//! [`crate::undo`] works from it alone, also when the job's processes are gone. It holds no secret and is private
+//! (0600) all the same. A line that a crash cut short is the last one and is ignored: what it announced had not begun.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "entry")]
+pub enum Entry {
+    /// A private directory is about to be made: removed whole at the end, whatever the outcome.
+    PrivateDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A conversion is about to write into a directory of the user.
+    OutputDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Names the guest may have; the files made are `<name>-sda`, `<name>.xml` and so on.
+        guest_names: Vec<String>,
+        /// What was there before and is never touched.
+        existing: Vec<String>,
+    },
+    /// The tool said (or was seen) to write this file below an output directory.
+    OutputFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The log told another name of the guest; files of that name are the job's too.
+    GuestName {
+        /// The name.
+        name: String,
+    },
+    /// The conversion is done and what it made is the user's: undo removes no output from here on.
+    Succeeded {
+        /// virt-v2v's exit code, 0.
+        return_code: i32,
+    },
+}
+
+/// What can go wrong with a journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A line could not be made durable; what it announces must not be begun.
+    #[error("cannot write the journal {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It could not be read.
+    #[error("cannot read the journal {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// A new, empty journal: what an earlier job in the same place (layout `uci`) left there is over.
+    pub fn create(path: &Path) -> Result<Self, JournalError> {
+        Self::open_with(path, OpenOptions::new().write(true).create(true).truncate(true))
+    }
+
+    /// The journal of a job that already has one.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        Self::open_with(path, OpenOptions::new().append(true).create(true))
+    }
+
+    fn open_with(path: &Path, options: &mut OpenOptions) -> Result<Self, JournalError> {
+        let file = options.mode(0o600).open(path);
+        let file = file.map_err(|source| JournalError::Write { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends a line and waits until it is on disk.
+    pub fn record(&mut self, entry: &Entry) -> Result<(), JournalError> {
+        let error = |source| JournalError::Write { path: self.path.clone(), source };
+        let mut line = serde_json::to_vec(entry).map_err(|source| error(source.into()))?;
+        line.push(b'\n');
+        self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(error)
+    }
+}
+
+/// All entries of a journal; none if it does not exist.
+pub fn read(path: &Path) -> Result<Vec<Entry>, JournalError> {
+    let error = |source| JournalError::Read { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(error(source)),
+    };
+    let mut entries = Vec::new();
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(error)?;
+        match serde_json::from_slice(&line) {
+            Ok(entry) => entries.push(entry),
+            Err(reason) => tracing::warn!("journal {}: a line was skipped: {reason}", path.display()),
+        }
+    }
+    Ok(entries)
+}
+
+/// Did the conversion reach the point from which its output is the user's?
+pub fn succeeded(entries: &[Entry]) -> Option<i32> {
+    entries.iter().rev().find_map(|entry| match entry {
+        Entry::Succeeded { return_code } => Some(*return_code),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cut_short_by_a_crash_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.jsonl");
+        let mut journal = Journal::create(&path).unwrap();
+        let entry = Entry::PrivateDirectory { path: "/var/tmp/v2v-x".into() };
+        journal.record(&entry).unwrap();
+        journal.record(&Entry::Succeeded { return_code: 0 }).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+        let entries = read(&path).unwrap();
+        assert_eq!(entries, [entry]);
+        assert_eq!(succeeded(&entries), None);
+    }
+
+    #[test]
+    fn no_journal_is_an_empty_one() {
+        assert_eq!(read(Path::new("/nonexistent/journal.jsonl")).unwrap(), []);
+    }
+}

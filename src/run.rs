@@ -1,0 +1,226 @@
+//! The conductor: the worker's stages in order, and what is undone when one fails.
+//!
+//! Runs in the worker process, on its only thread. Stages report events to the [`Recorder`]; the last write of the
+//! state is the last thing but one that happens (the last is the removal of the lock).
+
+use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::convert::{Converted, Stopped, convert};
+use crate::destination::{Handle, Selected};
+use crate::event::Event;
+use crate::job::Job;
+use crate::journal::{Entry, Journal};
+use crate::log::chain;
+use crate::phase::Phase;
+use crate::process::{self, Exit};
+use crate::recorder::Recorder;
+use crate::secret::Scrubber;
+use crate::signals::Signals;
+use crate::v2v::args;
+use crate::{daemon, journal, source, state_file, supervise, undo};
+
+/// How the job ended: contract.md 2.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Converted.
+    Done,
+    /// virt-v2v (or a stage) failed.
+    Failed,
+    /// Cancelled by a signal, or never begun.
+    Broken,
+}
+
+impl Outcome {
+    /// The exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Outcome::Done => 0,
+            Outcome::Failed => 2,
+            Outcome::Broken => 1,
+        }
+    }
+}
+
+/// The worker could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The job handed over by the supervisor is not one.
+    #[error("cannot read the job from the supervisor")]
+    Job(#[source] serde_json::Error),
+    /// An early I/O failure.
+    #[error("cannot begin the job: {what}")]
+    Begin {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] state_file::StateFileError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
+}
+
+/// Why a stage ended the job.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    outcome: Outcome,
+}
+
+impl Failure {
+    fn broken(error: &dyn std::error::Error) -> Self {
+        Self { message: chain(error), outcome: Outcome::Broken }
+    }
+
+    fn cancelled(signal: i32) -> Self {
+        let message =
+            format!("Exiting on signal number {signal}: the job was cancelled and what it had begun undone");
+        Self { message, outcome: Outcome::Broken }
+    }
+}
+
+/// The whole worker process. `sealed` is the job, `ready` the pipe on which it says that it runs.
+pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
+    let job: Job = serde_json::from_slice(sealed).map_err(RunError::Job)?;
+    crate::log::start(&job.files.wrapper_log(), Scrubber::new(job.plan.secrets()))?;
+    let begin = |what| move |source| RunError::Begin { what, source };
+    process::become_subreaper().map_err(|errno| begin("subreaper")(errno.into()))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(begin("runtime"))?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen().map_err(begin("signals"))?;
+        let state = state_file::read(&job.files.state())?;
+        let mut recorder = Recorder::new(job.files.state(), state);
+        let mut journal = Journal::create(&job.files.journal())?;
+        recorder.apply(Event::Supervised { pid: nix::unistd::getppid().as_raw() });
+        recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
+        daemon::say_ready(ready).map_err(begin("say ready"))?;
+        let ended = conduct(&job, &mut recorder, &mut journal, &mut signals).await;
+        Ok(close(&job, recorder, &mut journal, ended))
+    })
+}
+
+/// All stages. On an error everything that ran is stopped and the destination is abandoned.
+async fn conduct(
+    job: &Job,
+    recorder: &mut Recorder,
+    journal: &mut Journal,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let destination = Selected::of(&job.plan);
+    let (command_line, handle) = tokio::select! {
+        prepared = prepare(job, journal, &destination) => prepared?,
+        signal = signals.cancelled() => return Err(Failure::cancelled(signal)),
+    };
+    recorder.apply_now(Event::Entered(Phase::StartingVirtV2v));
+    let converted = convert(job, command_line, recorder, journal, signals).await;
+    let succeeded = match converted {
+        Ok(converted) => judge(converted),
+        Err(error) => Err(Failure::broken(&error)),
+    };
+    if let Err(failure) = succeeded {
+        destination.abandon(handle).await;
+        return Err(failure);
+    }
+    match destination.finalize(handle, recorder.state()).await {
+        Ok(Some(id)) => recorder.apply(Event::VmId { id }),
+        Ok(None) => {}
+        Err(error) => return Err(Failure { message: chain(&error), outcome: Outcome::Failed }),
+    }
+    journal.record(&Entry::Succeeded { return_code: 0 }).map_err(|error| Failure::broken(&error))
+}
+
+/// Source and destination made ready, and the command line for what is between them.
+async fn prepare(
+    job: &Job,
+    journal: &mut Journal,
+    destination: &Selected,
+) -> Result<(args::CommandLine, Handle), Failure> {
+    let private = private_directory(job, journal)?;
+    let session = source::open(job, &private).await.map_err(|error| Failure::broken(&error))?;
+    let handle = destination.prepare(job, journal).await.map_err(|error| Failure::broken(&error))?;
+    let paths = args::Paths {
+        machine_readable_log: &job.files.machine_readable_log(),
+        libvirt_xml: &source::libvirt_xml(&private),
+        private_directory: &private,
+        ssh_auth_sock: session.ssh_auth_sock.as_deref(),
+    };
+    Ok((args::one_phase(&job.plan, &job.capabilities, paths), handle))
+}
+
+fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Failure> {
+    let path = job.files.private_directory(&job.plan.tools.tmp_dir);
+    let made = || -> Result<(), RunError> {
+        journal.record(&Entry::PrivateDirectory { path: path.clone() })?;
+        // create, not create_all: a directory that is already there was made by somebody else.
+        let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
+        make(&path).map_err(|source| RunError::Begin { what: "a private directory in tmp_dir", source })
+    };
+    let mut made = made;
+    made().map_err(|error| Failure::broken(&error))?;
+    Ok(path)
+}
+
+/// What virt-v2v's end means.
+fn judge(converted: Converted) -> Result<(), Failure> {
+    let Converted { exit, stopped, evidence } = converted;
+    match (stopped, exit) {
+        (_, Exit::Code(0)) => Ok(()),
+        (Some(Stopped::Cancelled(signal)), _) => Err(Failure::cancelled(signal)),
+        (Some(Stopped::NeverBooted(silence)), _) => Err(Failure {
+            message: format!(
+                "virt-v2v's appliance said nothing for {} s after 'Opening the source': it does not boot. If \
+                 /dev/kvm of this host does not work, set libguestfs_backend_settings = \"force_tcg\" in the site \
+                 configuration; run libguestfs-test-tool to see more",
+                silence.as_secs()
+            ),
+            outcome: Outcome::Failed,
+        }),
+        (Some(Stopped::Signalled(signal)), _) => Err(Failure {
+            message: format!(
+                "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"
+            ),
+            outcome: Outcome::Failed,
+        }),
+        (None, exit) => Err(Failure { message: evidence.sentence(exit), outcome: Outcome::Failed }),
+    }
+}
+
+/// The end of every job: leftovers killed, undone what must be, the final state written, the lock removed.
+fn close(job: &Job, recorder: Recorder, journal: &mut Journal, ended: Result<(), Failure>) -> Outcome {
+    process::kill_all(|| process::processes_of(&job.files.tag), std::time::Duration::from_secs(10));
+    let mut state = recorder.into_state();
+    let entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
+        tracing::error!("{}", chain(&error));
+        Vec::new()
+    });
+    let _ = journal;
+    for problem in undo::undo(&entries) {
+        tracing::error!("{problem}");
+        state.apply(Event::Warning { text: problem });
+    }
+    let outcome = match ended {
+        Ok(()) => {
+            tracing::info!("Finished");
+            Outcome::Done
+        }
+        Err(failure) => {
+            tracing::error!("{}", failure.message);
+            state.apply(Event::Failed { message: failure.message });
+            failure.outcome
+        }
+    };
+    state.apply(Event::Finished { failed: outcome != Outcome::Done });
+    supervise::write_final(&job.files.state(), &mut state);
+    job.files.remove_lock();
+    outcome
+}

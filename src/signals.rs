@@ -1,0 +1,52 @@
+//! The worker's signals: what cancels it, and that a child ended.
+//!
+//! Only for the worker, which has a runtime; the supervisor reads its signals without one.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Streams of the signals that matter.
+#[derive(Debug)]
+pub struct Signals {
+    cancel: [(i32, Signal); 4],
+    child: Signal,
+}
+
+impl Signals {
+    /// From here on these signals no longer end the process.
+    pub fn listen() -> std::io::Result<Self> {
+        let cancel = |number: i32| Ok::<_, std::io::Error>((number, signal(SignalKind::from_raw(number))?));
+        Ok(Self {
+            cancel: [
+                cancel(libc::SIGTERM)?,
+                cancel(libc::SIGINT)?,
+                cancel(libc::SIGHUP)?,
+                cancel(libc::SIGQUIT)?,
+            ],
+            child: signal(SignalKind::child())?,
+        })
+    }
+
+    /// The number of the next signal that cancels the job. Safe to drop and call again.
+    pub async fn cancelled(&mut self) -> i32 {
+        let [term, int, hup, quit] = &mut self.cancel;
+        tokio::select! {
+            _ = term.1.recv() => term.0,
+            _ = int.1.recv() => int.0,
+            _ = hup.1.recv() => hup.0,
+            _ = quit.1.recv() => quit.0,
+        }
+    }
+
+    /// The next of either: a signal that cancels, or `None` when a child ended.
+    pub async fn next(&mut self) -> Option<i32> {
+        let [term, int, hup, quit] = &mut self.cancel;
+        tokio::select! {
+            biased;
+            _ = term.1.recv() => Some(term.0),
+            _ = int.1.recv() => Some(int.0),
+            _ = hup.1.recv() => Some(hup.0),
+            _ = quit.1.recv() => Some(quit.0),
+            _ = self.child.recv() => None,
+        }
+    }
+}

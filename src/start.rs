@@ -1,0 +1,285 @@
+//! The start of a job: what happens between the client's document and the reply.
+//!
+//! Read, parse, make the job's files, plan, look at the host, ask virt-v2v what it can do, write the first state,
+//! fork, reply. Everything here runs in the process the client spawned, with one thread, offline (design.md "Jobs"):
+//! bad input is refused before anything is touched, on stderr, with exit code 1 and nothing on stdout.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::daemon::{self, Side};
+use crate::document::{self, Parsed};
+use crate::event::Event;
+use crate::job::{self, Job, JobFiles};
+use crate::log::chain;
+use crate::plan::problems::Problems;
+use crate::plan::{self, LocalSource, Plan, Source};
+use crate::reply::Reply;
+use crate::secret::Scrubber;
+use crate::site::{Caller, Directories, Site, find_program};
+use crate::state::State;
+use crate::supervise::{self, Ended, Supervisor};
+use crate::v2v::probe;
+use crate::{preflight, process, state_file, sweep};
+
+/// Why a job was not started: one line each for stderr, the first in the old program's words.
+#[derive(Debug)]
+struct Refused(Vec<String>);
+
+impl Refused {
+    fn because(error: &dyn std::error::Error) -> Self {
+        Self(vec![chain(error)])
+    }
+
+    fn for_problems(problems: Problems) -> Self {
+        Self(problems.lines().to_vec())
+    }
+}
+
+/// The whole of `virt-v2v-wrapper` without arguments. Gives the exit code.
+pub fn start(stdin: &mut dyn Read, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+    daemon::close_inherited();
+    match begin(stdin) {
+        Ok(begun) => begun.launch(stdout, stderr),
+        Err(Refused(problems)) => {
+            for problem in problems {
+                // Nobody is left to tell if stderr is closed.
+                let _ = writeln!(stderr, "{problem}");
+            }
+            1
+        }
+    }
+}
+
+/// A job that may run: planned, checked, with its first state on disk.
+struct Begun {
+    job: Job,
+    lock: OwnedFd,
+}
+
+fn begin(stdin: &mut dyn Read) -> Result<Begun, Refused> {
+    let site = Site::load(&|name| std::env::var_os(name)).map_err(|error| Refused::because(&error))?;
+    let directories =
+        site.directories(&Caller::of_this_process()).map_err(|error| Refused::because(&error))?;
+    let bytes = read_document(stdin)?;
+    let parsed = document::parse(&bytes);
+    drop(bytes);
+    sweep::sweep(directories.jobs());
+    let files = directories.job_files(&job::new_tag());
+    let lock = take_place(&files, &directories)?;
+    match prepare(&site, &files, parsed) {
+        Ok(job) => Ok(Begun { job, lock }),
+        Err(Refused(problems)) => {
+            record_refusal(&files, &problems);
+            Err(Refused(problems))
+        }
+    }
+}
+
+/// Everything that can be refused once the job has a place for its state.
+fn prepare(
+    site: &Site,
+    files: &JobFiles,
+    parsed: Result<Parsed, document::DocumentError>,
+) -> Result<Job, Refused> {
+    let Parsed { document, unknown_keys } = parsed.map_err(|error| Refused::because(&error))?;
+    let virt_v2v =
+        find_program(site.virt_v2v.as_deref(), "virt-v2v", &[], std::env::var_os("PATH").as_deref());
+    let around = preflight::surroundings(
+        &|name| std::env::var_os(name),
+        virt_v2v.as_ref().ok().cloned().unwrap_or_default(),
+    )
+    .map_err(|error| Refused::because(&error))?;
+    let mut plan = plan::plan(document, site, &around).map_err(Refused::for_problems)?;
+    let looked = preflight::check(&mut plan).map_err(Refused::for_problems);
+    // The vault's keys are known from here on, so the scrubber has them all.
+    crate::log::start(&files.wrapper_log(), Scrubber::new(plan.secrets()))
+        .map_err(|error| Refused::because(&error))?;
+    tracing::info!("Wrapper version {}, uid={}", env!("CARGO_PKG_VERSION"), nix::unistd::getuid());
+    for key in &unknown_keys {
+        tracing::info!("unknown key {key} ignored");
+    }
+    for warning in &plan.warnings {
+        tracing::warn!("{warning}");
+    }
+    looked?;
+    virt_v2v.map_err(|error| Refused::because(&error))?;
+    let capabilities = probe::capabilities(&plan.tools.virt_v2v).map_err(|error| Refused::because(&error))?;
+    tracing::debug!("virt-v2v capabilities: {capabilities:?}");
+    let mut state = first_state(&plan);
+    state_file::write(&files.state(), &mut state).map_err(|error| Refused::because(&error))?;
+    Ok(Job { plan, files: files.clone(), capabilities })
+}
+
+fn read_document(stdin: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Refused> {
+    // One byte more than is allowed, so that the parser sees that it is too much.
+    let most = document::MAX_BYTES as u64 + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
+    match stdin.take(most).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Refused(vec![format!("cannot read the document from stdin: {error}")])),
+    }
+}
+
+/// Makes the job's directories and takes its lock.
+fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Refused> {
+    files.create_directories().map_err(|error| {
+        Refused(vec![format!(
+            "{}: run as a user that may write there, or set state_dir and log_dir",
+            chain(&error)
+        )])
+    })?;
+    let lock = files.take_lock().map_err(|error| Refused::because(&error))?;
+    let Some(lock) = lock else {
+        return Err(Refused(vec![format!(
+            "Another job is running in {}: with layout \"uci\" there is one at a time; wait for it, or cancel it \
+             (kill the pid in {})",
+            directories.state_directory().display(),
+            files.state().display()
+        )]));
+    };
+    files.sign_lock(&lock).map_err(|error| Refused::because(&error))?;
+    Ok(lock.into())
+}
+
+/// The state of a job that never began: clients that poll see why (contract.md 3.3).
+fn record_refusal(files: &JobFiles, problems: &[String]) {
+    let mut state = State::default();
+    state.apply(Event::Failed { message: problems.first().cloned().unwrap_or_default() });
+    state.apply(Event::Finished { failed: true });
+    if let Err(error) = state_file::write(&files.state(), &mut state) {
+        tracing::error!("{}", chain(&error));
+    }
+    files.remove_lock();
+}
+
+fn first_state(plan: &Plan) -> State {
+    let paths = match &plan.source {
+        _ if plan.source_disks_given => plan.source_disks.clone(),
+        Source::Local(LocalSource::Disk(path)) => vec![text(path)],
+        Source::Local(LocalSource::Disks(paths)) => paths.iter().map(|path| text(path)).collect(),
+        _ => Vec::new(),
+    };
+    let mut state = State::with_disks(&paths, !paths.is_empty());
+    plan.warnings.iter().for_each(|text| state.apply(Event::Warning { text: text.clone() }));
+    state
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+impl Begun {
+    /// Starts supervisor and worker; in the background this returns twice.
+    fn launch(self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+        let pipe = daemon::readiness().map_err(std::io::Error::from);
+        let (wait, ready) = match pipe {
+            Ok(pipe) => pipe,
+            Err(error) => return self.give_up(&format!("cannot make a pipe: {error}"), stderr),
+        };
+        if !self.job.plan.daemonize {
+            return self.foreground(wait, ready, stdout, stderr);
+        }
+        match daemon::detach() {
+            Ok(Side::Client) => {
+                drop((self.lock, ready));
+                reply_when_ready(&self.job.files, wait, stdout, stderr)
+            }
+            Ok(Side::Background) => {
+                drop(wait);
+                self.background(ready)
+            }
+            Err(error) => self.give_up(&chain(&error), stderr),
+        }
+    }
+
+    fn foreground(self, wait: OwnedFd, ready: OwnedFd, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+        let (job, supervisor) = match self.supervise(ready) {
+            Ok(started) => started,
+            Err(message) => return complain(&message, stderr),
+        };
+        let replied = reply_when_ready(&job.files, wait, stdout, stderr);
+        daemon::release_stdout();
+        let Ended { code, message, signal } = supervisor.wait(&job);
+        match (signal, message) {
+            _ if replied != 0 => return replied,
+            (Some(signal), _) if code == 1 => {
+                return complain(&format!("Exiting on signal number {signal}"), stderr);
+            }
+            (None, Some(message)) if code == 1 => return complain(&message, stderr),
+            _ => {}
+        }
+        code
+    }
+
+    fn background(self, ready: OwnedFd) -> u8 {
+        match self.supervise(ready) {
+            Ok((job, supervisor)) => supervisor.wait(&job).code,
+            Err(_) => 1,
+        }
+    }
+
+    /// On an error the state file has it already.
+    fn supervise(self, ready: OwnedFd) -> Result<(Job, Supervisor), String> {
+        let Self { job, lock } = self;
+        let started = serde_json::to_vec(&job)
+            .map(Zeroizing::new)
+            .map_err(std::io::Error::from)
+            .and_then(|plan| process::sealed("virt-v2v-wrapper-job", &plan))
+            .map_err(|error| format!("cannot hand the plan to the worker: {error}"))
+            .and_then(|sealed| Supervisor::start(&job, sealed, lock, ready).map_err(|error| chain(&error)));
+        match started {
+            Ok(supervisor) => Ok((job, supervisor)),
+            Err(message) => {
+                tracing::error!("{message}");
+                record_failure(&job.files, &message);
+                Err(message)
+            }
+        }
+    }
+
+    fn give_up(self, message: &str, stderr: &mut dyn Write) -> u8 {
+        record_failure(&self.job.files, message);
+        complain(message, stderr)
+    }
+}
+
+fn record_failure(files: &JobFiles, message: &str) {
+    let mut state = state_file::read(&files.state()).unwrap_or_default();
+    supervise::finish_for_the_dead(&files.journal(), &files.state(), &mut state, message.to_owned());
+    files.remove_lock();
+}
+
+/// The client's side of a started job: one line of JSON as soon as the worker runs.
+fn reply_when_ready(files: &JobFiles, wait: OwnedFd, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+    match daemon::wait_until_ready(wait) {
+        Ok(true) => {}
+        Ok(false) => {
+            let state = state_file::read(&files.state()).unwrap_or_default();
+            let reason = state.last_message.map(|last| last.message);
+            let log = files.wrapper_log();
+            return complain(
+                &reason.unwrap_or_else(|| format!("the job did not start; see {}", log.display())),
+                stderr,
+            );
+        }
+        Err(error) => return complain(&format!("cannot wait for the job: {error}"), stderr),
+    }
+    let replied = serde_json::to_string(&Reply::new(files))
+        .map_err(std::io::Error::from)
+        .and_then(|reply| writeln!(stdout, "{reply}").and_then(|()| stdout.flush()));
+    match replied {
+        Ok(()) => 0,
+        // The job runs; a client that closed its end finds it by `virt-v2v-wrapper jobs`.
+        Err(error) => complain(&format!("the job runs, but the reply could not be written: {error}"), stderr),
+    }
+}
+
+fn complain(text: &str, stderr: &mut dyn Write) -> u8 {
+    // Nobody is left to tell if stderr is closed.
+    let _ = writeln!(stderr, "{text}");
+    1
+}

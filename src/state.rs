@@ -1,0 +1,500 @@
+//! The state a client polls, and how events change it. Pure: no clock, no file.
+//!
+//! Contract keys have the meaning and shape of contract.md 3 (the `failed` rule is v2's: absent until the end).
+//! The keys below [`State::version`] are ours, on top; every client may ignore them. [`crate::state_file`]
+//! stamps `sequence` and `updated_at` when it writes.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+use crate::phase::Phase;
+
+/// Version of the state's schema.
+pub const VERSION: u32 = 1;
+
+/// The state file's content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct State {
+    /// Disks of the guest, in the order in which virt-v2v copies them as soon as that is known.
+    pub disks: Vec<Disk>,
+    /// Number of disks: from `source_disks`, or as virt-v2v says it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub disk_count: Option<usize>,
+    /// Where the job stands (contract.md 3.4).
+    #[serde(default)]
+    pub status: String,
+    /// True once virt-v2v was spawned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started: Option<bool>,
+    /// The process whose killing cancels the job: virt-v2v while it runs, the worker otherwise.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<i32>,
+    /// virt-v2v's exit code, or the negative number of the signal that killed it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub return_code: Option<i32>,
+    /// Absent until the end, then whether the job failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failed: Option<bool>,
+    /// True in the last write and only there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub finished: Option<bool>,
+    /// The user-visible error: what happened, to what, what to do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_message: Option<LastMessage>,
+    /// Id of the new virtual machine, where the destination has such a thing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub vm_id: Option<String>,
+
+    /// Version of this schema.
+    #[serde(default)]
+    pub version: u32,
+    /// Grows by one with every write.
+    #[serde(default)]
+    pub sequence: u64,
+    /// Time of the write, RFC 3339, UTC.
+    #[serde(default)]
+    pub updated_at: String,
+    /// What is being done, in virt-v2v's own words while it runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stage: Option<String>,
+    /// The whole job, 0 to 100. Never falls.
+    #[serde(default)]
+    pub progress: f64,
+    /// Pid of the supervisor; killing it cancels the job too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub wrapper_pid: Option<i32>,
+    /// What the job waits for outside itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waiting_for: Option<String>,
+    /// Things worth knowing although the job went on.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
+
+    /// What the log told about the copies, for placing the next line.
+    #[serde(skip)]
+    #[schemars(skip)]
+    copies: Copies,
+}
+
+/// One disk of the guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Disk {
+    /// Path on the source, as the client gave it or as virt-v2v opened it.
+    pub path: String,
+    /// 0 to 100. Never falls; 100 at the end of a successful job.
+    pub progress: f64,
+}
+
+/// The user-visible error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LastMessage {
+    /// The text.
+    pub message: String,
+    /// Always `error`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// Bookkeeping of the copies: which disk is current, which paths the servers serve.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Copies {
+    current: Option<Current>,
+    /// 2.x: path of source disk N, told when its server was started.
+    served: BTreeMap<usize, String>,
+    /// The guest's plain name, told by the log.
+    display_name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Current {
+    disk: usize,
+    /// 1.4x logs name the target; their progress counts only once the source path is known (contract.md 5).
+    needs_path: bool,
+    path: Option<String>,
+}
+
+/// Progress of the whole job when virt-v2v begins a step, by the beginning of its message
+/// (virt-v2v-output.md 7, one-phase column). Between the copies' bounds the disks' own progress counts.
+const STEPS: [(&str, f64); 12] = [
+    ("Setting up the source", 1.0),
+    ("Opening the ", 3.0),
+    ("Creating an overlay", 2.0),
+    ("Inspecting the ", 5.0),
+    ("Checking for sufficient", 6.0),
+    ("Converting ", 6.0),
+    ("Setting a random seed", 12.0),
+    ("SELinux relabelling", 13.0),
+    ("Mapping filesystem data", 14.0),
+    ("Closing the ", 15.0),
+    ("Creating output metadata", 99.0),
+    ("Finishing off", 99.0),
+];
+const COPY_BEGINS: f64 = 15.0;
+const COPY_ENDS: f64 = 98.0;
+/// A server or log that lies about its disks must not grow the state without bound.
+const MOST_DISKS: usize = 1024;
+const MOST_WARNINGS: usize = 100;
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            disks: Vec::new(),
+            disk_count: None,
+            status: Phase::default().text().to_owned(),
+            started: None,
+            pid: None,
+            return_code: None,
+            failed: None,
+            finished: None,
+            last_message: None,
+            vm_id: None,
+            version: VERSION,
+            sequence: 0,
+            updated_at: String::new(),
+            stage: None,
+            progress: 0.0,
+            wrapper_pid: None,
+            waiting_for: None,
+            warnings: Vec::new(),
+            copies: Copies::default(),
+        }
+    }
+}
+
+impl State {
+    /// The state of a job whose disks the client named (or whose files we were given). `count_known` says
+    /// whether `disk_count` may be shown already (contract.md 3.1: when `source_disks` was given).
+    pub fn with_disks(paths: &[String], count_known: bool) -> Self {
+        Self {
+            disks: paths.iter().map(|path| Disk::new(path)).collect(),
+            disk_count: count_known.then_some(paths.len()),
+            ..Self::default()
+        }
+    }
+
+    /// Is this the last state of its job?
+    pub fn is_finished(&self) -> bool {
+        self.finished == Some(true)
+    }
+
+    /// The guest's plain name as the log told it.
+    pub fn display_name(&self) -> Option<&str> {
+        self.copies.display_name.as_deref()
+    }
+
+    /// Folds one event. Nothing changes after [`Event::Finished`].
+    pub fn apply(&mut self, event: Event) {
+        if self.is_finished() {
+            return;
+        }
+        match event {
+            Event::Supervised { pid } => self.wrapper_pid = Some(pid),
+            Event::WorkerStarted { pid } => self.pid = Some(pid),
+            Event::Entered(phase) => self.status = phase.text().to_owned(),
+            Event::ToolStarted { pid } => {
+                self.pid = Some(pid);
+                self.started = Some(true);
+            }
+            Event::ToolExited { return_code } => self.return_code = Some(return_code),
+            Event::Message { text } => self.enter_step(text),
+            Event::CopyStarted { disk, count, target } => self.start_copy(disk, count, target.is_some()),
+            Event::SourceOpened { path } => self.open_source(path),
+            Event::SourceServed { disk, path } => self.serve_source(disk, path),
+            Event::CopyProgress { percent } => self.progress_copy(percent),
+            Event::CopyEnded => {
+                self.close_current();
+                self.copies.current = None;
+            }
+            Event::DisplayName { name } => self.copies.display_name = Some(name),
+            Event::VmId { id } => self.vm_id = Some(id),
+            Event::Warning { text } => self.warn(text),
+            Event::WaitingFor { what } => self.waiting_for = what,
+            Event::Failed { message } => {
+                self.last_message = Some(LastMessage { message, kind: "error".to_owned() });
+            }
+            Event::Finished { failed } => self.finish(failed),
+            // Facts that the destination keeps for undo and finish; clients have no key for them.
+            Event::TargetServed { .. } | Event::OvirtDisk { .. } | Event::CinderVolume { .. } => {}
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        if self.warnings.len() < MOST_WARNINGS && !self.warnings.contains(&text) {
+            self.warnings.push(text);
+        }
+    }
+
+    fn enter_step(&mut self, text: String) {
+        if let Some((_, percent)) = STEPS.iter().find(|(beginning, _)| text.starts_with(beginning)) {
+            self.raise(*percent);
+        }
+        self.stage = Some(text);
+    }
+
+    fn raise(&mut self, percent: f64) {
+        if percent > self.progress {
+            self.progress = (percent * 100.0).round() / 100.0;
+        }
+    }
+
+    fn start_copy(&mut self, disk: usize, count: usize, needs_path: bool) {
+        if disk >= MOST_DISKS || count > MOST_DISKS {
+            return;
+        }
+        if self.copies.current.as_ref().is_some_and(|current| current.disk < disk) {
+            self.close_current();
+        }
+        self.disk_count = Some(count);
+        self.copies.current = Some(Current { disk, needs_path, path: None });
+        self.raise(COPY_BEGINS);
+        if let Some(path) = self.copies.served.get(&disk).cloned() {
+            self.locate(path);
+        }
+    }
+
+    /// A path of the disk being copied. 2.x names it when it starts the server, and that counts more than
+    /// the debug lines of a server (which may open parents of a snapshot chain).
+    fn open_source(&mut self, path: String) {
+        let Some(current) = &self.copies.current else { return };
+        if !self.copies.served.contains_key(&current.disk) {
+            self.locate(path);
+        }
+    }
+
+    fn serve_source(&mut self, disk: usize, path: String) {
+        if disk >= MOST_DISKS {
+            return;
+        }
+        if disk == self.disks.len() && !self.disks.iter().any(|known| known.path == path) {
+            self.disks.push(Disk::new(&path));
+        }
+        self.copies.served.insert(disk, path);
+    }
+
+    /// Puts the disk of this path at the place of the disk being copied (contract.md 5 "Locate").
+    fn locate(&mut self, path: String) {
+        let Some(current) = &mut self.copies.current else { return };
+        let index = current.disk;
+        match self.disks.iter().position(|disk| disk.path == path) {
+            // A disk that was copied before keeps its place: a late line of its server is not news.
+            Some(found) if found < index => return,
+            Some(found) => {
+                let disk = self.disks.remove(found);
+                self.disks.insert(index, disk);
+            }
+            None if self.disks.get(index).is_some_and(|disk| disk.path == unknown(index)) => {
+                self.disks[index].path.clone_from(&path);
+            }
+            None if self.disks.len() < MOST_DISKS => {
+                self.disks.insert(index.min(self.disks.len()), Disk::new(&path));
+            }
+            None => return,
+        }
+        current.path = Some(path);
+    }
+
+    /// The entry of the disk being copied.
+    fn current_disk(&mut self) -> Option<&mut Disk> {
+        let current = self.copies.current.as_ref()?;
+        match &current.path {
+            Some(path) => self.disks.iter_mut().find(|disk| &disk.path == path),
+            None if current.needs_path => None,
+            None => {
+                if self.disks.len() <= current.disk {
+                    self.disks.push(Disk::new(&unknown(current.disk)));
+                }
+                self.disks.get_mut(current.disk)
+            }
+        }
+    }
+
+    fn progress_copy(&mut self, percent: f64) {
+        let percent = percent.clamp(0.0, 100.0);
+        if let Some(disk) = self.current_disk() {
+            disk.progress = disk.progress.max(percent);
+        }
+        self.raise_to_copies();
+    }
+
+    fn close_current(&mut self) {
+        if let Some(disk) = self.current_disk() {
+            disk.progress = 100.0;
+        }
+        self.raise_to_copies();
+    }
+
+    /// Every disk has an equal share: its size is not known to the log.
+    fn raise_to_copies(&mut self) {
+        let count = self.disk_count.unwrap_or(self.disks.len()).max(self.disks.len()).max(1);
+        let done: f64 = self.disks.iter().map(|disk| disk.progress / 100.0).sum();
+        self.raise(COPY_BEGINS + (COPY_ENDS - COPY_BEGINS) * done / count as f64);
+    }
+
+    fn finish(&mut self, failed: bool) {
+        if !failed {
+            self.disks.iter_mut().for_each(|disk| disk.progress = 100.0);
+            self.progress = 100.0;
+        }
+        self.waiting_for = None;
+        self.failed = Some(failed);
+        self.finished = Some(true);
+    }
+}
+
+impl Disk {
+    fn new(path: &str) -> Self {
+        Self { path: path.to_owned(), progress: 0.0 }
+    }
+}
+
+/// The name of a disk that is being copied before any line told its path.
+fn unknown(index: usize) -> String {
+    format!("disk {}", index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(disk: usize, count: usize, old: bool) -> Event {
+        Event::CopyStarted { disk, count, target: old.then(|| "/dev/x".to_owned()) }
+    }
+    fn opened(path: &str) -> Event {
+        Event::SourceOpened { path: path.into() }
+    }
+    fn percent(percent: f64) -> Event {
+        Event::CopyProgress { percent }
+    }
+    fn disks(state: &State) -> Vec<(&str, f64)> {
+        state.disks.iter().map(|disk| (disk.path.as_str(), disk.progress)).collect()
+    }
+    fn fold(paths: &[&str], events: Vec<Event>) -> State {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+        let mut state = State::with_disks(&paths, !paths.is_empty());
+        for event in events {
+            let before = state.progress;
+            state.apply(event);
+            assert!(state.progress >= before, "progress fell");
+        }
+        state
+    }
+
+    #[test]
+    fn disks_are_moved_inserted_and_closed_as_the_log_tells() {
+        type Row = (&'static str, &'static [&'static str], Vec<Event>, Vec<(&'static str, f64)>);
+        let table: Vec<Row> = vec![
+            (
+                "the copied disk comes first",
+                &["a", "b"],
+                vec![opened("a"), started(0, 2, true), opened("b"), percent(50.0)],
+                vec![("b", 50.0), ("a", 0.0)],
+            ),
+            (
+                "the next disk closes the one before",
+                &["a", "b"],
+                vec![
+                    started(0, 2, true),
+                    opened("b"),
+                    percent(50.0),
+                    started(1, 2, true),
+                    opened("a"),
+                    percent(99.5),
+                ],
+                vec![("b", 100.0), ("a", 99.5)],
+            ),
+            (
+                "an unknown path is inserted",
+                &["a"],
+                vec![started(0, 1, true), opened("z"), percent(1.0)],
+                vec![("z", 1.0), ("a", 0.0)],
+            ),
+            (
+                "an unknown earlier disk is not invented",
+                &[],
+                vec![started(1, 2, true), opened("c"), percent(13.0)],
+                vec![("c", 13.0)],
+            ),
+            (
+                "1.4x progress without a path is ignored",
+                &["a"],
+                vec![started(0, 1, true), percent(9.0)],
+                vec![("a", 0.0)],
+            ),
+            (
+                "2.x progress goes by number",
+                &["a", "b"],
+                vec![started(1, 2, false), percent(9.0)],
+                vec![("a", 0.0), ("b", 9.0)],
+            ),
+            (
+                "2.x learns the paths from its servers",
+                &["b", "a"],
+                vec![
+                    Event::SourceServed { disk: 0, path: "a".into() },
+                    Event::SourceServed { disk: 1, path: "b".into() },
+                    started(0, 2, false),
+                    opened("parent of a"),
+                    percent(30.0),
+                    percent(20.0),
+                ],
+                vec![("a", 30.0), ("b", 0.0)],
+            ),
+            (
+                "a late line of an earlier disk is not news",
+                &["a", "b"],
+                vec![started(1, 2, true), opened("a")],
+                vec![("a", 0.0), ("b", 0.0)],
+            ),
+            (
+                "2.x without any path has a name all the same",
+                &[],
+                vec![started(0, 1, false), percent(3.0)],
+                vec![("disk 1", 3.0)],
+            ),
+            (
+                "the end of the copies closes the last",
+                &["a"],
+                vec![started(0, 1, false), Event::CopyEnded],
+                vec![("a", 100.0)],
+            ),
+        ];
+        for (rule, paths, events, expected) in table {
+            assert_eq!(disks(&fold(paths, events)), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn success_closes_every_disk_and_nothing_changes_afterwards() {
+        let state = fold(
+            &["a", "b"],
+            vec![
+                Event::Finished { failed: false },
+                Event::Failed { message: "late".into() },
+                Event::Finished { failed: true },
+            ],
+        );
+        assert_eq!(disks(&state), [("a", 100.0), ("b", 100.0)]);
+        assert_eq!(
+            (state.failed, state.finished, state.last_message, state.progress),
+            (Some(false), Some(true), None, 100.0)
+        );
+    }
+
+    #[test]
+    fn failure_keeps_the_progress_that_was_reached() {
+        let state = fold(&["a"], vec![started(0, 1, false), percent(40.0), Event::Finished { failed: true }]);
+        assert_eq!(disks(&state), [("a", 40.0)]);
+        assert_eq!(state.failed, Some(true));
+    }
+
+    #[test]
+    fn the_first_state_has_exactly_the_keys_of_the_contract_and_ours() {
+        let json = serde_json::to_value(State::default()).unwrap();
+        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["disks", "progress", "sequence", "status", "updated_at", "version"]);
+        assert_eq!(json["status"], "Preparing");
+    }
+}

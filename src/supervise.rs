@@ -1,0 +1,214 @@
+//! The supervisor: owns the job and outlives the worker.
+//!
+//! One thread, no runtime. It starts the worker, passes signals on to it, and when the worker is gone, however that
+//! came about, sees to it that no process of the job is left, that what was begun is undone, and that the state file
+//! says how it ended. In the foreground (`daemonize: false`) it is the process the client spawned. It converts
+//! nothing itself: that is [`crate::run`]'s, in the worker.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use crate::event::Event;
+use crate::job::Job;
+use crate::log::chain;
+use crate::process::{self, Exit, Tool};
+use crate::state::State;
+use crate::{destination, journal, state_file, undo};
+
+/// Signals that cancel a job.
+pub const CANCEL: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// A cancelled worker gives its tools 30 s (design.md "Processes") and undoes; after this it is stuck itself.
+const WORKER_PATIENCE: Duration = Duration::from_secs(36);
+/// How long leftovers may take to die of SIGKILL.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a final state that cannot be written (a full disk) is tried again, once a second.
+const FINAL_TRIES: u32 = 60;
+
+/// The worker could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SuperviseError {
+    /// A kernel facility refused.
+    #[error("cannot supervise the job: {what}")]
+    Prepare {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running worker under supervision.
+#[derive(Debug)]
+pub struct Supervisor {
+    worker: Pid,
+    signals: SignalFd,
+    /// Held until the job is closed, also when the worker, which holds it too, is gone.
+    _lock: OwnedFd,
+}
+
+impl Supervisor {
+    /// Starts the worker, which says on `ready` when the job runs. `job` is the sealed plan.
+    pub fn start(job: &Job, sealed: OwnedFd, lock: OwnedFd, ready: OwnedFd) -> Result<Self, SuperviseError> {
+        let prepare =
+            |what| move |source: nix::Error| SuperviseError::Prepare { what, source: source.into() };
+        let mut mask = SigSet::empty();
+        CANCEL.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| mask.add(signal));
+        mask.thread_block().map_err(prepare("block signals"))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(prepare("signalfd"))?;
+        process::become_subreaper().map_err(prepare("subreaper"))?;
+
+        let mut tool = Tool::new(std::path::Path::new("/proc/self/exe"), &job.files.tag);
+        let sealed = tool.hand_over(sealed);
+        let ready = tool.hand_over(ready);
+        let second = lock.try_clone();
+        tool.hand_over(second.map_err(|source| SuperviseError::Prepare { what: "share the lock", source })?);
+        tool.command().arg("worker").arg(sealed).arg(ready);
+        let worker =
+            tool.spawn().map_err(|source| SuperviseError::Prepare { what: "start the worker", source })?;
+        tracing::debug!("worker {worker} started");
+        Ok(Self { worker, signals, _lock: lock })
+    }
+
+    /// Waits for the worker and closes the job. Gives the exit code of contract.md 2.3 and the signal that cancelled
+    /// the job, if one did.
+    pub fn wait(self, job: &Job) -> Ended {
+        let mut cancelled = None;
+        let mut deadline = None;
+        let mut worker_exit = None;
+        let mut orphans = Vec::new();
+        while worker_exit.is_none() {
+            self.sleep(deadline);
+            while let Ok(Some(info)) = self.signals.read_signal() {
+                let signal = Signal::try_from(info.ssi_signo as i32).unwrap_or(Signal::SIGTERM);
+                if signal != Signal::SIGCHLD {
+                    tracing::info!("{signal} from process {}: cancelling the job", info.ssi_pid);
+                    cancelled.get_or_insert(signal);
+                    deadline.get_or_insert(Instant::now() + WORKER_PATIENCE);
+                    self.signal_worker(signal);
+                }
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                tracing::error!("the worker does not end: killing it");
+                self.signal_worker(Signal::SIGKILL);
+                deadline = Some(Instant::now() + Duration::from_secs(5));
+            }
+            let reaped = process::reap();
+            worker_exit = reaped.exit_of(self.worker);
+            orphans.extend(reaped.ended);
+        }
+        let exit = worker_exit.unwrap_or(Exit::Code(1));
+        let state = close(job, exit, orphans);
+        let message = state.last_message.map(|last| last.message);
+        let signal = cancelled.map(|signal| signal as i32);
+        match exit {
+            Exit::Code(code @ (0 | 2)) if signal.is_none() => Ended { code: code as u8, message, signal },
+            _ if state.failed == Some(false) => Ended { code: 0, message, signal: None },
+            _ => Ended { code: 1, message, signal },
+        }
+    }
+
+    fn signal_worker(&self, signal: Signal) {
+        if let Err(error) = kill(self.worker, signal) {
+            tracing::debug!("the worker is gone: {error}");
+        }
+    }
+
+    fn sleep(&self, deadline: Option<Instant>) {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        // EINTR and EAGAIN only mean to look again.
+        let _ = poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], timeout);
+    }
+}
+
+/// How a job ended, for the foreground.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// 0 converted, 2 failed, 1 cancelled or broken.
+    pub code: u8,
+    /// The final `last_message`.
+    pub message: Option<String>,
+    /// The signal that cancelled the job at the supervisor.
+    pub signal: Option<i32>,
+}
+
+/// After the worker: no process left, the private directory gone, a final state. Gives that state.
+fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
+    let tag = &job.files.tag;
+    destination::note_open_files(job);
+    ended.extend(process::kill_all(|| process::processes_of(tag), KILL_PATIENCE));
+    let path = job.files.state();
+    let mut state = state_file::read(&path).unwrap_or_else(|error| {
+        tracing::error!("{}", chain(&error));
+        State::with_disks(&job.plan.source_disks, job.plan.source_disks_given)
+    });
+    if state.is_finished() {
+        job.files.remove_lock();
+        return state;
+    }
+    tracing::error!("the worker ended without a final state: {worker:?}");
+    if let (Some(pid), None) = (state.pid, state.return_code)
+        && let Some((_, exit)) = ended.iter().find(|(ended, _)| ended.as_raw() == pid)
+        && state.started == Some(true)
+    {
+        state.apply(Event::ToolExited { return_code: exit.return_code() });
+    }
+    let message = match worker {
+        Exit::Signal(signal) => format!(
+            "The worker process was killed by signal {signal}; the conversion was stopped and undone. If nobody \
+             killed it, the kernel's log tells whether the host ran out of memory. Start the job again"
+        ),
+        Exit::Code(code) => format!(
+            "The worker process broke down (exit code {code}); the conversion was stopped and undone. {} tells more",
+            job.files.wrapper_log().display()
+        ),
+    };
+    finish_for_the_dead(job.files.journal().as_path(), &path, &mut state, message);
+    job.files.remove_lock();
+    state
+}
+
+/// Undoes from the journal and writes the final state of a job whose own processes cannot any more.
+pub fn finish_for_the_dead(
+    journal: &std::path::Path,
+    path: &std::path::Path,
+    state: &mut State,
+    message: String,
+) {
+    let entries = journal::read(journal).unwrap_or_else(|error| {
+        tracing::error!("{}", chain(&error));
+        Vec::new()
+    });
+    for problem in undo::undo(&entries) {
+        tracing::error!("{problem}");
+        state.apply(Event::Warning { text: problem });
+    }
+    if let Some(return_code) = journal::succeeded(&entries) {
+        state.apply(Event::ToolExited { return_code });
+        state.apply(Event::Finished { failed: false });
+    } else {
+        state.apply(Event::Failed { message });
+        state.apply(Event::Finished { failed: true });
+    }
+    write_final(path, state);
+}
+
+/// Writes a final state, and tries again for a minute if the disk is full.
+pub fn write_final(path: &std::path::Path, state: &mut State) {
+    for attempt in 1..=FINAL_TRIES {
+        match state_file::write(path, state) {
+            Ok(()) => return,
+            Err(error) => tracing::error!("{} (attempt {attempt} of {FINAL_TRIES})", chain(&error)),
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,71 @@
+//! The sweep: closes jobs whose processes were all killed, at the next start of the program.
+//!
+//! Such a job left a lock file that nobody holds. Its processes that live on are killed (by the tag in their
+//! environment), what its journal lists is undone, and its state says failed and finished. Jobs that live, and jobs
+//! that are over, are not touched. Called by [`crate::start`] and `virt-v2v-wrapper jobs` before anything else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::job::JobFiles;
+use crate::log::chain;
+use crate::state::State;
+use crate::{process, state_file, supervise};
+
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Closes every dead job among `jobs`.
+pub fn sweep(jobs: impl IntoIterator<Item = JobFiles>) {
+    for files in jobs {
+        if files.lock().exists() {
+            close_if_dead(&files);
+        }
+    }
+}
+
+fn close_if_dead(files: &JobFiles) {
+    // Held until the end of this function, so that two starts at once do not close the same job twice.
+    let _lock = match files.take_lock() {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!("{}", chain(&error));
+            return;
+        }
+    };
+    let tag = read_tag(&files.directory).unwrap_or_else(|| files.tag.clone());
+    process::kill_all(|| process::marked(&tag), KILL_PATIENCE);
+    let path = files.state();
+    let mut state = state_file::read(&path).unwrap_or_else(|error| {
+        tracing::warn!("{}", chain(&error));
+        State::default()
+    });
+    if !state.is_finished() {
+        let message =
+            "All processes of the job were killed (or the host went down); what it had begun was undone \
+                       at the next start. Start the job again"
+                .to_owned();
+        supervise::finish_for_the_dead(&files.journal(), &path, &mut state, message);
+    }
+    remove_temporary_files(&files.directory);
+    files.remove_lock();
+}
+
+/// The tag of the job that holds (or held) the lock: it is the lock file's content.
+fn read_tag(directory: &Path) -> Option<String> {
+    let tag = std::fs::read_to_string(directory.join("lock")).ok()?;
+    let tag = tag.trim();
+    (!tag.is_empty()).then(|| tag.to_owned())
+}
+
+/// State files whose writing was cut short.
+fn remove_temporary_files(directory: &Path) {
+    let Ok(listing) = std::fs::read_dir(directory) else { return };
+    for entry in listing.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(state_file::TEMPORARY_PREFIX))
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!("{} could not be removed: {error}", entry.path().display());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Undo: puts back what a failed job began, from its journal alone.
+//!
+//! Called by the worker at the end of every job (a successful one only loses its private directory), by the
+//! supervisor when the worker is gone, and by the next start of the program when both are gone ([`crate::sweep`]).
+//! Nothing that was there before the job, or that somebody else made meanwhile, is touched.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::journal::{Entry, succeeded};
+
+/// Undoes `entries`; gives a sentence for each thing that could not be undone.
+pub fn undo(entries: &[Entry]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if succeeded(entries).is_none() {
+        for file in output_files(entries, &mut problems) {
+            tracing::info!("removing the partial output {}", file.display());
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != ErrorKind::NotFound
+            {
+                problems.push(format!("the partial output {} could not be removed: {error}", file.display()));
+            }
+        }
+    }
+    for entry in entries {
+        if let Entry::PrivateDirectory { path } = entry
+            && let Err(error) = std::fs::remove_dir_all(path)
+            && error.kind() != ErrorKind::NotFound
+        {
+            problems.push(format!("the private directory {} could not be removed: {error}", path.display()));
+        }
+    }
+    problems
+}
+
+/// The files this job made in the user's directories: not there before, and named after the guest or told by the
+/// tool.
+fn output_files(entries: &[Entry], problems: &mut Vec<String>) -> BTreeSet<PathBuf> {
+    let mut told = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for entry in entries {
+        match entry {
+            Entry::OutputFile { path } => {
+                told.insert(path.as_path());
+            }
+            Entry::GuestName { name } => {
+                names.insert(name.as_str());
+            }
+            Entry::OutputDirectory { guest_names, .. } => {
+                names.extend(guest_names.iter().map(String::as_str))
+            }
+            Entry::PrivateDirectory { .. } | Entry::Succeeded { .. } => {}
+        }
+    }
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let Entry::OutputDirectory { path: directory, existing, .. } = entry else { continue };
+        let listing = match std::fs::read_dir(directory) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                problems
+                    .push(format!("partial output in {} was not looked for: {error}", directory.display()));
+                continue;
+            }
+        };
+        for file in listing.flatten() {
+            let name = file.file_name();
+            let was_there = existing.iter().any(|known| OsStr::new(known) == name);
+            let path = directory.join(&name);
+            let ours = told.contains(path.as_path()) || is_output_of(&name, &names);
+            if !was_there && ours && file.file_type().is_ok_and(|kind| kind.is_file()) {
+                found.insert(path);
+            }
+        }
+    }
+    found
+}
+
+/// Is `file` a name that virt-v2v gives to what it makes for one of these guests: `<name>-sda`, `<name>.xml`?
+pub fn is_output_of(file: &OsStr, guests: &BTreeSet<&str>) -> bool {
+    let Some(file) = file.to_str() else { return false };
+    guests.iter().any(|guest| {
+        file.strip_prefix(guest).is_some_and(|rest| {
+            rest == ".xml"
+                || rest.strip_prefix("-sd").is_some_and(|letters| {
+                    !letters.is_empty() && letters.bytes().all(|letter| letter.is_ascii_lowercase())
+                })
+        })
+    })
+}
+
+/// What is in `directory` now: the `existing` of [`Entry::OutputDirectory`].
+pub fn listing(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut names: Vec<String> = std::fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_, _>>()?;
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(path: &Path) {
+        std::fs::write(path, b"x").unwrap();
+    }
+
+    #[test]
+    fn only_what_this_job_made_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let private = path("private");
+        touch(&path("guest-sdz"));
+        let mut entries = vec![
+            Entry::PrivateDirectory { path: private.clone() },
+            Entry::OutputDirectory {
+                path: directory.path().to_owned(),
+                guest_names: vec!["guest".into()],
+                existing: listing(directory.path()).unwrap(),
+            },
+            Entry::OutputFile { path: path("told.img") },
+        ];
+        let ours = ["guest-sda", "guest-sdab", "guest.xml", "told.img"];
+        let theirs = ["guest-sdz", "guest-sd", "guest-sda.bak", "guest2-sda", "other-sda"];
+        std::fs::create_dir(&private).unwrap();
+        ours.iter().chain(&theirs).for_each(|name| touch(&path(name)));
+
+        assert_eq!(undo(&entries), Vec::<String>::new());
+        assert!(!private.exists());
+        for name in ours {
+            assert!(!path(name).exists(), "{name} is ours");
+        }
+        for name in theirs {
+            assert!(path(name).exists(), "{name} is not ours");
+        }
+
+        touch(&path("guest-sda"));
+        entries.push(Entry::Succeeded { return_code: 0 });
+        assert_eq!(undo(&entries), Vec::<String>::new());
+        assert!(path("guest-sda").exists(), "the output of a success is the user's");
+    }
+}
