@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::lab::{self, Process, Site, V2V};
+use crate::job::Process;
+use crate::lab::{self, Site, V2V};
 
 /// TERM to `pid` while virt-v2v converts. Inside a libguestfs call virt-v2v itself would go on for half a minute.
 #[test]

@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use crate::disks;
 use crate::lab::{self, Site, V2V};
+use crate::secrets::SecretWatch;
 
 /// A raw disk becomes a raw disk of the same size, converted; the source stays as it was.
 #[test]
@@ -27,9 +29,9 @@ fn a_raw_disk_is_converted_and_the_source_is_untouched() {
     let state = job.assert_converted(1);
     assert_eq!(state["disks"][0]["path"], json!(source), "the disk is named by its source path");
     let target = site.path("output/guest-sda");
-    assert_eq!(lab::image_info(&target), ("raw".to_owned(), 128 << 20));
-    lab::assert_is_converted(&target);
-    assert_eq!(lab::cat(&target, "/opt/payload.bin"), lab::cat(&source, "/opt/payload.bin"));
+    assert_eq!(disks::image_info(&target), ("raw".to_owned(), 128 << 20));
+    disks::assert_is_converted(&target);
+    assert_eq!(disks::cat(&target, "/opt/payload.bin"), disks::cat(&source, "/opt/payload.bin"));
     assert!(site.path("output/guest.xml").is_file());
     assert!(fs::read(&source).unwrap() == before, "the source was written to");
     for log in ["v2v_log", "wrapper_log"] {
@@ -46,7 +48,7 @@ fn disks_in_order_become_qcow2_and_an_unmounted_one_is_identical() {
     }
     let site = Site::new();
     site.guest("guest", &["--disks", "2", "--data-size", "64", "--data-payload", "8"]);
-    lab::noise(&site.path("guest/noise.img"), 32);
+    disks::noise(&site.path("guest/noise.img"), 32);
     let disks =
         ["guest/guest-disk1.img", "guest/guest-disk2.img", "guest/noise.img"].map(|name| site.text(name));
     let mut job = site.start(&json!({
@@ -63,12 +65,12 @@ fn disks_in_order_become_qcow2_and_an_unmounted_one_is_identical() {
     assert_eq!(paths, disks);
     let targets = ["a", "b", "c"].map(|letter| site.path(&format!("output/three-disks-sd{letter}")));
     for (target, size) in targets.iter().zip([128, 64, 32]) {
-        assert_eq!(lab::image_info(target), ("qcow2".to_owned(), size << 20));
+        assert_eq!(disks::image_info(target), ("qcow2".to_owned(), size << 20));
     }
-    lab::assert_same_content((&site.path("guest/noise.img"), "raw"), (&targets[2], "qcow2"));
+    disks::assert_same_content((&site.path("guest/noise.img"), "raw"), (&targets[2], "qcow2"));
     let raw = site.path("guest/converted.img");
     lab::run(Command::new("qemu-img").args(["convert", "-O", "raw"]).args([&targets[0], &raw]));
-    lab::assert_is_converted(&raw);
+    disks::assert_is_converted(&raw);
     let xml = fs::read_to_string(site.path("output/three-disks.xml")).unwrap();
     let memory: u64 = xml
         .split_once("<memory unit='KiB'>")
@@ -94,7 +96,7 @@ fn an_ova_is_converted() {
         "output_directory": site.path("output"),
     }));
     job.assert_converted(1);
-    lab::assert_is_converted(&site.path("output/appliance-sda"));
+    disks::assert_is_converted(&site.path("output/appliance-sda"));
 }
 
 /// An encrypted guest is opened with the key of the vault, and the key is in no file, argument or environment.
@@ -122,8 +124,8 @@ fn a_luks_guest_is_opened_by_the_vault() {
         "luks_keys_vault": vault,
         "output_directory": site.path("output"),
     }));
-    let guard = crate::vddk::SecretWatch::new(&site, key);
+    let guard = SecretWatch::new(&site, key);
     job.assert_converted(1);
     guard.assert_never_seen();
-    assert_eq!(lab::image_info(&site.path("output/secret-sda")), ("raw".to_owned(), 98 << 20));
+    assert_eq!(disks::image_info(&site.path("output/secret-sda")), ("raw".to_owned(), 98 << 20));
 }

@@ -17,5 +17,11 @@ mod ssh;
 /// VMware through the simulated vCenter and VDDK: every disk arrives, and the password is seen nowhere.
 mod vddk;
 
-/// What the suites stand on: a guest, a site's directories, a job and its processes.
+/// Disk images, looked into without an appliance.
+mod disks;
+/// A job: what its client sees, which processes it has, how it may end.
+mod job;
+/// What the suites stand on: the tools, a site's directories and configuration, servers.
 mod lab;
+/// The watch for passwords and keys.
+mod secrets;

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::lab::{self, Process, Server, Site, V2V};
+use crate::disks;
+use crate::job::Process;
+use crate::lab::{self, Server, Site, V2V};
+use crate::secrets::SecretWatch;
 
 /// Time a client may spend on one command, a reply included. The conversion takes longer: nothing may wait for it.
 const CLIENT: Duration = Duration::from_secs(60);
@@ -175,9 +178,9 @@ fn a_vmx_over_ssh_is_converted_with_the_documents_key() {
         "output_directory": site.path("output"),
     }));
     let body = key.lines().nth(2).expect("a key of several lines");
-    let watch = crate::vddk::SecretWatch::new(&site, body);
+    let watch = SecretWatch::new(&site, body);
     job.assert_converted(1);
     watch.assert_never_seen();
     drop(known_hosts);
-    lab::assert_is_converted(&site.path("output/guest-sda"));
+    disks::assert_is_converted(&site.path("output/guest-sda"));
 }

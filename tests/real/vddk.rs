@@ -6,13 +6,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::lab::{self, Process, Server, Site, V2V};
+use crate::disks;
+use crate::lab::{self, Server, Site, V2V};
+use crate::secrets::SecretWatch;
 
 const PASSWORD: &str = "Zx81-!pass word'\"$-7431";
 
@@ -150,81 +149,6 @@ impl Vcenter {
     }
 }
 
-/// Looks at every process of a job and every file it makes, again and again, for a secret.
-pub struct SecretWatch {
-    stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<Vec<String>>>,
-    looks: Arc<Mutex<(usize, usize)>>,
-    thread: std::thread::JoinHandle<()>,
-    directories: Vec<PathBuf>,
-    secret: Vec<u8>,
-}
-
-impl SecretWatch {
-    /// Starts looking.
-    pub fn new(site: &Site, secret: &str) -> Self {
-        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let looks = Arc::new(Mutex::new((0, 0)));
-        let mark = site.mark().into_bytes();
-        let secret = secret.as_bytes().to_vec();
-        let directories: Vec<PathBuf> =
-            ["state", "log", "tmp", "output"].map(|name| site.path(name)).to_vec();
-        let thread = std::thread::spawn({
-            let (stop, seen, looks) = (stop.clone(), seen.clone(), looks.clone());
-            let (secret, small) = (secret.clone(), vec![directories[0].clone(), directories[2].clone()]);
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let mut processes = 0;
-                    for process in Process::all() {
-                        if !lab::contains(&process.environ, &mark) {
-                            continue;
-                        }
-                        processes += 1;
-                        for (place, bytes) in
-                            [("arguments", &process.cmdline), ("environment", &process.environ)]
-                        {
-                            if lab::contains(bytes, &secret) {
-                                seen.lock().unwrap().push(format!("{place} of {process:?}"));
-                            }
-                        }
-                    }
-                    scan(&small, &secret, &seen);
-                    let mut looks = looks.lock().unwrap();
-                    *looks = (looks.0 + 1, looks.1.max(processes));
-                    drop(looks);
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-            }
-        });
-        Self { stop, seen, looks, thread, directories, secret }
-    }
-
-    /// The job is over: the secret was nowhere, and is in no file now.
-    pub fn assert_never_seen(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-        scan(&self.directories, &self.secret, &self.seen);
-        let (looks, processes) = *self.looks.lock().unwrap();
-        assert!(
-            looks > 20 && processes >= 3,
-            "the watch saw too little: {looks} looks, {processes} processes"
-        );
-        let mut seen = std::mem::take(&mut *self.seen.lock().unwrap());
-        seen.dedup();
-        assert!(seen.is_empty(), "the secret was seen in: {seen:#?}");
-    }
-}
-
-/// Files up to 32 MiB (disks and the appliance's overlays are larger: they are the guest's own data).
-fn scan(directories: &[PathBuf], secret: &[u8], seen: &Mutex<Vec<String>>) {
-    for file in directories.iter().flat_map(|directory| lab::files(directory)) {
-        let regular = fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file() && meta.len() <= 32 << 20);
-        if regular && fs::read(&file).is_ok_and(|bytes| lab::contains(&bytes, secret)) {
-            seen.lock().unwrap().push(file.display().to_string());
-        }
-    }
-}
-
 /// Every disk of a VMware guest arrives under the name the client gave, with the guest's memory; the password is in no
 /// argument, environment, log, state or file while the job runs, nor afterwards.
 #[test]
@@ -234,7 +158,7 @@ fn a_vmware_guest_arrives_and_its_password_is_seen_nowhere() {
     }
     let mut site = Site::new();
     site.guest("vm", &[]);
-    lab::noise(&site.path("guest/noise.img"), 32);
+    disks::noise(&site.path("guest/noise.img"), 32);
     let disks = [site.path("guest/vm-disk1.img"), site.path("guest/noise.img")];
     let vcenter = Vcenter::start(&mut site, &disks);
     let document = vcenter.document(&site, 2);
@@ -244,8 +168,8 @@ fn a_vmware_guest_arrives_and_its_password_is_seen_nowhere() {
     watch.assert_never_seen();
     let paths: Vec<&Value> = state["disks"].as_array().unwrap().iter().map(|disk| &disk["path"]).collect();
     assert_eq!(paths, document["source_disks"].as_array().unwrap().iter().collect::<Vec<_>>());
-    lab::assert_is_converted(&site.path("output/DC0_H0_VM0-sda"));
-    lab::assert_same_content((&disks[1], "raw"), (&site.path("output/DC0_H0_VM0-sdb"), "raw"));
+    disks::assert_is_converted(&site.path("output/DC0_H0_VM0-sda"));
+    disks::assert_same_content((&disks[1], "raw"), (&site.path("output/DC0_H0_VM0-sdb"), "raw"));
     let xml = fs::read_to_string(site.path("output/DC0_H0_VM0.xml")).unwrap();
     assert!(xml.contains("<memory unit='KiB'>1048576</memory>"), "{xml}");
     let opened = fs::read_to_string(site.path("sim/vddk.log")).unwrap();
@@ -278,7 +202,7 @@ fn term_to_the_pid_during_the_copy_leaves_nothing() {
     }
     let mut site = Site::new();
     site.guest("vm", &[]);
-    lab::noise(&site.path("guest/noise.img"), 64);
+    disks::noise(&site.path("guest/noise.img"), 64);
     // Slow from here on: no file system, so only the copy reads there.
     site.set("VDDK_SIM_DELAY_US", "2000000");
     site.set("VDDK_SIM_DELAY_FROM", (128 << 20 | 1).to_string());
