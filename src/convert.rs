@@ -12,11 +12,11 @@ use nix::unistd::Pid;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
-use crate::destination;
 use crate::event::Event;
 use crate::follow::{Tail, Watch};
 use crate::job::Job;
 use crate::journal::{Entry, Journal};
+use crate::leftovers;
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::recorder::Recorder;
@@ -110,8 +110,7 @@ pub async fn convert(
     let mut running = Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None };
     let exit = running.follow(watch, signals).await;
     tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
-    // Before the leftovers die: a disk they have open tells that it is ours.
-    destination::note_open_files(job);
+    leftovers::note(job);
     process::kill_all(|| process::processes_of(&job.files.tag), KILL_PATIENCE);
     running.read_to_the_end();
     let Running { logs, recorder, stopped, .. } = running;
@@ -242,7 +241,7 @@ impl Running<'_> {
         if self.kill_at.is_some_and(|at| at <= now) {
             tracing::warn!("virt-v2v did not end within {} s: killing its group", TERM_PATIENCE.as_secs());
             self.kill_at = None;
-            destination::note_open_files(self.job);
+            leftovers::note(self.job);
             process::signal_group(self.pid, Signal::SIGKILL);
         }
         if self.booting() && self.logs.last_output + APPLIANCE_SILENCE <= now {
@@ -257,7 +256,7 @@ impl Running<'_> {
         tracing::warn!("stopping virt-v2v: {why:?}");
         self.stopped = Some(why);
         self.kill_at = Some(Instant::now() + TERM_PATIENCE);
-        destination::note_open_files(self.job);
+        leftovers::note(self.job);
         process::signal_group(self.pid, Signal::SIGTERM);
     }
 

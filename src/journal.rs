@@ -33,6 +33,11 @@ pub enum Entry {
         /// The file.
         path: PathBuf,
     },
+    /// A tool's own directory for temporary files, made outside the private one: removed when the job is over.
+    ToolDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The log told another name of the guest; files of that name are the job's too.
     GuestName {
         /// The name.

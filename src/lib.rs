@@ -21,6 +21,7 @@ pub mod follow;
 pub mod job;
 pub mod journal;
 pub mod json;
+pub mod leftovers;
 pub mod log;
 pub mod phase;
 pub mod plan;

@@ -4,8 +4,8 @@
 //! exist, who owns the LUKS vault) is asked by [`crate::preflight`], before the fork.
 //! The worker gets this value, and nothing else, through a sealed memfd: it holds secrets.
 //!
-//! * [`mod@problems`] collects what is wrong: the contract's texts in the contract's order, then our own
-//! * [`source`], [`destination`], [`network`] and [`general`] each judge their keys
+//! * [`problems`] collects what is wrong: the contract's texts in the contract's order, then our own
+//! * `source`, `destination`, `network` and `general` each judge their keys
 
 use std::path::PathBuf;
 

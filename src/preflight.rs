@@ -23,7 +23,8 @@ pub fn surroundings(
 ) -> std::io::Result<Surroundings> {
     Ok(Surroundings {
         home: env("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
-        pod_directory: std::fs::canonicalize("data/vm").ok(),
+        // Not canonical: virt-v2v is to see the path the pod's owner knows.
+        pod_directory: Path::new("data/vm").exists().then(|| std::path::absolute("data/vm")).transpose()?,
         virt_v2v,
         // The kernel's own generator saves a dependency.
         guest_id: std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned(),

@@ -6,7 +6,7 @@
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::convert::{Converted, Stopped, convert};
 use crate::destination::{Handle, Selected};
@@ -92,6 +92,8 @@ impl Failure {
 pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
     let job: Job = serde_json::from_slice(sealed).map_err(RunError::Job)?;
     crate::log::start(&job.files.wrapper_log(), Scrubber::new(job.plan.secrets()))?;
+    // stderr is /dev/null here: without this a bug would leave no trace.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     let begin = |what| move |source| RunError::Begin { what, source };
     process::become_subreaper().map_err(|errno| begin("subreaper")(errno.into()))?;
     let runtime =
@@ -105,7 +107,7 @@ pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
         recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         daemon::say_ready(ready).map_err(begin("say ready"))?;
         let ended = conduct(&job, &mut recorder, &mut journal, &mut signals).await;
-        Ok(close(&job, recorder, &mut journal, ended))
+        Ok(close(&job, recorder, ended))
     })
 }
 
@@ -159,15 +161,27 @@ async fn prepare(
 
 fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Failure> {
     let path = job.files.private_directory(&job.plan.tools.tmp_dir);
-    let made = || -> Result<(), RunError> {
-        journal.record(&Entry::PrivateDirectory { path: path.clone() })?;
-        // create, not create_all: a directory that is already there was made by somebody else.
-        let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-        make(&path).map_err(|source| RunError::Begin { what: "a private directory in tmp_dir", source })
-    };
-    let mut made = made;
-    made().map_err(|error| Failure::broken(&error))?;
-    Ok(path)
+    if path.symlink_metadata().is_ok() {
+        // Not ours, so it must not get into the journal, whose undo would remove it.
+        let message =
+            format!("the private directory {} is there already: somebody else made it", path.display());
+        return Err(Failure { message, outcome: Outcome::Broken });
+    }
+    journal
+        .record(&Entry::PrivateDirectory { path: path.clone() })
+        .map_err(|error| Failure::broken(&error))?;
+    // Not recursive: a directory that is already there was made by somebody else.
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Ok(()) => Ok(path),
+        Err(error) => Err(Failure {
+            message: format!(
+                "cannot create the private directory {}: {error}; set tmp_dir in the site configuration to a \
+                 directory that exists and is writable",
+                path.display()
+            ),
+            outcome: Outcome::Broken,
+        }),
+    }
 }
 
 /// What virt-v2v's end means.
@@ -196,14 +210,13 @@ fn judge(converted: Converted) -> Result<(), Failure> {
 }
 
 /// The end of every job: leftovers killed, undone what must be, the final state written, the lock removed.
-fn close(job: &Job, recorder: Recorder, journal: &mut Journal, ended: Result<(), Failure>) -> Outcome {
+fn close(job: &Job, recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
     process::kill_all(|| process::processes_of(&job.files.tag), std::time::Duration::from_secs(10));
     let mut state = recorder.into_state();
     let entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()
     });
-    let _ = journal;
     for problem in undo::undo(&entries) {
         tracing::error!("{problem}");
         state.apply(Event::Warning { text: problem });

@@ -40,8 +40,8 @@ pub enum StateFileError {
     },
 }
 
-/// Prefix of the temporary files; what a crash left with it may be removed.
-pub const TEMPORARY_PREFIX: &str = ".state.";
+/// Prefix of the temporary files.
+const TEMPORARY_PREFIX: &str = ".state.";
 
 /// Stores `state` at `path`, with the next sequence number and the time.
 pub fn write(path: &Path, state: &mut State) -> Result<(), StateFileError> {
@@ -61,6 +61,18 @@ fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     file.as_file().sync_data()?;
     file.persist(path)?;
     File::open(directory)?.sync_all()
+}
+
+/// Removes what a writer left that was killed between write and rename. Only for whoever holds the job's lock.
+pub fn remove_temporary(directory: &Path) {
+    let Ok(listing) = std::fs::read_dir(directory) else { return };
+    for entry in listing.flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX))
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::warn!("{} could not be removed: {error}", entry.path().display());
+        }
+    }
 }
 
 /// Reads a state file.

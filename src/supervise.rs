@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -18,7 +19,7 @@ use crate::job::Job;
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::state::State;
-use crate::{destination, journal, state_file, undo};
+use crate::{journal, leftovers, state_file, undo};
 
 /// Signals that cancel a job.
 pub const CANCEL: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
@@ -63,6 +64,8 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(prepare("signalfd"))?;
         process::become_subreaper().map_err(prepare("subreaper"))?;
+        // Plan and tools hold secrets; a core file would be one on disk.
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(prepare("core limit"))?;
 
         let mut tool = Tool::new(std::path::Path::new("/proc/self/exe"), &job.files.tag);
         let sealed = tool.hand_over(sealed);
@@ -144,8 +147,9 @@ pub struct Ended {
 /// After the worker: no process left, the private directory gone, a final state. Gives that state.
 fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
     let tag = &job.files.tag;
-    destination::note_open_files(job);
+    leftovers::note(job);
     ended.extend(process::kill_all(|| process::processes_of(tag), KILL_PATIENCE));
+    state_file::remove_temporary(&job.files.directory);
     let path = job.files.state();
     let mut state = state_file::read(&path).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));

@@ -47,7 +47,7 @@ fn close_if_dead(files: &JobFiles) {
                 .to_owned();
         supervise::finish_for_the_dead(&files.journal(), &path, &mut state, message);
     }
-    remove_temporary_files(&files.directory);
+    state_file::remove_temporary(&files.directory);
     files.remove_lock();
 }
 
@@ -56,16 +56,4 @@ fn read_tag(directory: &Path) -> Option<String> {
     let tag = std::fs::read_to_string(directory.join("lock")).ok()?;
     let tag = tag.trim();
     (!tag.is_empty()).then(|| tag.to_owned())
-}
-
-/// State files whose writing was cut short.
-fn remove_temporary_files(directory: &Path) {
-    let Ok(listing) = std::fs::read_dir(directory) else { return };
-    for entry in listing.flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(state_file::TEMPORARY_PREFIX))
-            && let Err(error) = std::fs::remove_file(entry.path())
-        {
-            tracing::warn!("{} could not be removed: {error}", entry.path().display());
-        }
-    }
 }

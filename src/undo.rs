@@ -25,11 +25,12 @@ pub fn undo(entries: &[Entry]) -> Vec<String> {
         }
     }
     for entry in entries {
-        if let Entry::PrivateDirectory { path } = entry
+        if let Entry::PrivateDirectory { path } | Entry::ToolDirectory { path } = entry
             && let Err(error) = std::fs::remove_dir_all(path)
             && error.kind() != ErrorKind::NotFound
         {
-            problems.push(format!("the private directory {} could not be removed: {error}", path.display()));
+            problems
+                .push(format!("the temporary directory {} could not be removed: {error}", path.display()));
         }
     }
     problems
@@ -51,7 +52,7 @@ fn output_files(entries: &[Entry], problems: &mut Vec<String>) -> BTreeSet<PathB
             Entry::OutputDirectory { guest_names, .. } => {
                 names.extend(guest_names.iter().map(String::as_str))
             }
-            Entry::PrivateDirectory { .. } | Entry::Succeeded { .. } => {}
+            Entry::PrivateDirectory { .. } | Entry::ToolDirectory { .. } | Entry::Succeeded { .. } => {}
         }
     }
     let mut found = BTreeSet::new();

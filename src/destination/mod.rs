@@ -5,11 +5,10 @@
 //! virt-v2v writes the disks itself, so between the two only [`crate::v2v::args`] speaks for the destination.
 //! Read [`local`] first: it is the reference.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::job::Job;
-use crate::journal::{Entry, Journal, JournalError};
-use crate::log::chain;
+use crate::journal::{Journal, JournalError};
 use crate::plan;
 use crate::state::State;
 
@@ -120,23 +119,4 @@ impl Selected {
             Self::Openstack(_) | Self::Kubevirt => {}
         }
     }
-}
-
-/// Journals the files that the job's processes write below an output directory right now: a tool may name its output
-/// otherwise than expected, and after its death nobody can tell whose a file was.
-pub fn note_open_files(job: &Job) {
-    let plan::Destination::Local { directory } = &job.plan.destination else { return };
-    let processes = crate::process::processes_of(&job.files.tag);
-    let files = crate::process::files_open_below(directory, &processes);
-    if let Err(error) = note_files(&job.files.journal(), files) {
-        tracing::error!("{}", chain(&error));
-    }
-}
-
-fn note_files(journal: &Path, files: Vec<PathBuf>) -> Result<(), JournalError> {
-    if files.is_empty() {
-        return Ok(());
-    }
-    let mut journal = Journal::open(journal)?;
-    files.into_iter().try_for_each(|path| journal.record(&Entry::OutputFile { path }))
 }

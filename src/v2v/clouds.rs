@@ -10,8 +10,7 @@ pub const CLOUD: &str = "v2v";
 
 /// Pairs that belong under `auth`; all others stand beside it, where the SDK also looks for options of the
 /// authentication plugin.
-const AUTH: [&str; 23] = [
-    "auth_url",
+const AUTH: [&str; 22] = [
     "username",
     "user_id",
     "password",
@@ -48,11 +47,14 @@ pub fn clouds_yaml(environment: &[(String, SecretString)], insecure: bool) -> Se
                 let yes = ["true", "1", "yes"].iter().any(|word| value.eq_ignore_ascii_case(word));
                 cloud.insert("verify".to_owned(), Value::Bool(!yes));
             }
+            "auth_url" => {
+                auth.insert(key, Value::from(literal(value)));
+            }
             name if AUTH.contains(&name) => {
                 auth.insert(key, Value::from(value));
             }
             _ => {
-                cloud.insert(key, Value::from(value));
+                cloud.insert(key, Value::from(literal(value)));
             }
         }
     }
@@ -72,6 +74,12 @@ pub fn clouds_yaml(environment: &[(String, SecretString)], insecure: bool) -> Se
     cloud.insert("auth".to_owned(), Value::Object(auth));
     let file = serde_json::json!({ "clouds": { CLOUD: cloud } });
     yaml(&file.to_string()).into()
+}
+
+/// openstacksdk runs Python's `str.format` over these values (openstack/config/loader.py, `magic_fixes` and `get_one`);
+/// what stands under `auth` is taken as it is, but for `auth_url`.
+fn literal(value: &str) -> String {
+    value.replace('{', "{{").replace('}', "}}")
 }
 
 /// JSON leaves characters as they are that YAML only takes escaped (YAML 1.2, 5.1).
@@ -136,6 +144,11 @@ mod tests {
                 json!({"auth": {"application_credential_id": "i"}, "auth_type": "v3oidcpassword", "verify": false}),
             ),
             (&[("token", "t")], false, json!({"auth": {"token": "t"}, "auth_type": "token"})),
+            (
+                &[("auth-url", "http://k/{x}"), ("password", "{p}"), ("region-name", "{r")],
+                false,
+                json!({"auth": {"auth_url": "http://k/{{x}}", "password": "{p}"}, "region_name": "{{r"}),
+            ),
             (&[("password", "a"), ("password", "b")], false, json!({"auth": {"password": "b"}})),
         ] {
             assert_eq!(file(pairs, insecure), expected);

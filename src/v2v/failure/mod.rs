@@ -27,6 +27,11 @@ impl Exit {
             Exit::Signal(signal) => -signal,
         }
     }
+
+    /// From the state file's `return_code`: negative is the number of a signal (contract.md 3.1).
+    pub fn from_return_code(code: i32) -> Self {
+        if code < 0 { Self::Signal(code.saturating_neg()) } else { Self::Code(code) }
+    }
 }
 
 /// What one failed run printed about its failure.
@@ -75,8 +80,8 @@ const MAX_SHOWN: usize = 500;
 const MAX_TARGETS: usize = 64;
 
 impl Evidence {
-    /// A line of the log: any line that holds `virt-v2v`, `nbdcopy`, `: error: ` or `getline: `, and every line
-    /// for as long as [`Self::wants_next_line`] says so.
+    /// A line of the log: any line that holds `virt-v2v`, `nbdcopy`, `qemu-img: `, `: error: ` or `getline: `,
+    /// and every line for as long as [`Self::wants_next_line`] says so.
     pub fn line(&mut self, line: &[u8]) {
         self.continue_error(line);
         if line.starts_with(b"nbdcopy: ") || line.starts_with(b"qemu-img: ") {

@@ -65,6 +65,7 @@ fn further_paragraphs_of_an_error_give_advice_but_are_not_shown() {
     assert!(sentence(text).starts_with("virt-v2v error: odd. The libguestfs appliance did not start"));
     // Without the empty line it is another program's text.
     assert!(!sentence("virt-v2v: error: odd.\nguestfs_launch failed\n").contains("appliance"));
+    assert!(!sentence("virt-v2v: error: odd.\nother\nguestfs_launch failed\n").contains("appliance"));
     // After the text about bug reports nothing belongs to the error.
     assert!(
         !sentence("virt-v2v: error: odd.\n\nIf reporting bugs, run\n\nguestfs_launch failed\n")
@@ -99,6 +100,15 @@ fn qemu_img_of_1x_says_why_the_copy_failed() {
 fn space_that_ends_before_any_copy_is_the_overlays() {
     let log = "nbdkit: file.1: error: cow: pwrite: No space left on device\nvirt-v2v: error: libguestfs error: fsck\n";
     assert!(sentence(log).contains("temporary directory is full"));
+}
+
+#[test]
+fn a_negative_return_code_is_a_signal() {
+    for (code, exit) in
+        [(0, Exit::Code(0)), (1, Exit::Code(1)), (-15, Exit::Signal(15)), (i32::MIN, Exit::Signal(i32::MAX))]
+    {
+        assert_eq!(Exit::from_return_code(code), exit);
+    }
 }
 
 #[test]

@@ -63,12 +63,12 @@ impl Lines {
 }
 
 /// The line that holds position `at` of a block, not reaching back before `from`: its text, cut to
-/// [`MAX_LINE`], where it begins, and where the next one does.
-pub(super) fn line_at(block: &[u8], from: usize, at: usize) -> (&[u8], usize, usize) {
+/// [`MAX_LINE`], and where the next one begins.
+pub(super) fn line_at(block: &[u8], from: usize, at: usize) -> (&[u8], usize) {
     let start = memrchr2(b'\r', b'\n', &block[from..at]).map_or(from, |end| from + end + 1);
     let end = memchr2(b'\r', b'\n', &block[at..]).map_or(block.len(), |end| at + end);
     let cut = end.min(start + MAX_LINE);
-    (&block[start..cut], start, (end + 1).min(block.len()))
+    (&block[start..cut], (end + 1).min(block.len()))
 }
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ mod tests {
         let mut collect = |block: &[u8]| {
             let mut at = 0;
             while at < block.len() {
-                let (line, _, next) = line_at(block, at, at);
+                let (line, next) = line_at(block, at, at);
                 found.push(line.to_vec());
                 at = next;
             }

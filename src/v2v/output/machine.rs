@@ -61,7 +61,7 @@ impl MachineLogParser {
 fn records(block: &[u8], messages: bool, evidence: &mut Evidence, emit: &mut dyn FnMut(Event)) {
     let mut from = 0;
     while from < block.len() {
-        let (line, _, next) = line_at(block, from, from);
+        let (line, next) = line_at(block, from, from);
         from = next;
         let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
         match record.kind.as_str() {

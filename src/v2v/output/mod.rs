@@ -157,18 +157,11 @@ impl Reader {
     fn block(&mut self, block: &[u8], emit: &mut dyn FnMut(Event)) {
         let mut from = 0;
         while from < block.len() {
-            if self.wants_next_line() {
-                let (line, _, next) = line_at(block, from, from);
-                self.line(line, emit);
-                from = next;
-            } else {
-                let Some(at) = NEEDLES.find(block, from) else { return };
-                let (line, start, next) = line_at(block, from, at);
-                if at < start + MAX_LINE {
-                    self.line(line, emit);
-                }
-                from = next;
-            }
+            let at = if self.wants_next_line() { Some(from) } else { NEEDLES.find(block, from) };
+            let Some(at) = at else { return };
+            let (line, next) = line_at(block, from, at);
+            self.line(line, emit);
+            from = next;
         }
     }
 
