@@ -1,0 +1,1 @@
+virt-v2v-wrapper

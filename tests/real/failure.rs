@@ -1,0 +1,35 @@
+//! Guests that cannot be converted. The user reads virt-v2v's own reason in `last_message`.
+
+use serde_json::json;
+
+use crate::lab::{self, Site, V2V};
+
+/// The reason virt-v2v gives is the reason the user reads.
+fn fails_with(options: &[&str], reason: &str) {
+    if !lab::have(V2V) {
+        return;
+    }
+    let site = Site::new();
+    site.guest("guest", options);
+    let mut job = site.start(&json!({
+        "vm_name": "guest",
+        "transport_method": "local",
+        "source_path": site.path("guest/guest-disk1.img"),
+        "output_directory": site.path("output"),
+    }));
+    let message = job.assert_failed();
+    assert!(message.contains(reason), "{message:?} does not say {reason:?}");
+    assert_eq!(job.state()["return_code"], json!(1));
+}
+
+/// A disk without an operating system.
+#[test]
+fn no_operating_system() {
+    fails_with(&["--no-os"], "inspection could not detect the source guest");
+}
+
+/// A guest without a kernel package: found out only in the middle of the conversion.
+#[test]
+fn no_kernel() {
+    fails_with(&["--no-kernel"], "no installed kernel packages were found");
+}

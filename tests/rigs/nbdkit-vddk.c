@@ -1,0 +1,185 @@
+/* nbdkit-vddk: a stand-in for nbdkit's own vddk plugin (which Debian does
+ * not package, and which needs VMware's proprietary VDDK at run time).
+ * It takes the real plugin's parameters, checks them as the real one would,
+ * and serves a raw file found under $VDDK_SIM_ROOT:
+ *     $VDDK_SIM_ROOT/<moref>/<snapshot moref, or "live">/<basename of file=>
+ * which is what vcsim-cbt lays out.
+ *
+ * Build:  apt-get install -y --no-install-recommends nbdkit nbdkit-plugin-dev gcc libc6-dev
+ *         mkdir -p plugins
+ *         cc -O2 -Wall -shared -fPIC -o plugins/nbdkit-vddk-plugin.so nbdkit-vddk.c
+ * Use:    nbdkit looks for "vddk" only in its built-in plugin directory, so either
+ *         1. ln -s $PWD/plugins/nbdkit-vddk-plugin.so "$(nbdkit --dump-config | sed -n s/^plugindir=//p)/"
+ *            (argv then is exactly the real one: nbdkit ... vddk vm=moref=vm-1 ...), or
+ *         2. put a small "nbdkit" in front of PATH which replaces the word vddk by the .so's path.
+ *         VDDK_SIM_ROOT=DIR nbdkit -r -U - vddk server=localhost user=u password=+/path/pw \
+ *           thumbprint=AA:BB vm=moref=vm-62 file='[ds] vm/disk1.vmdk' libdir=/any --run 'nbdinfo $uri'
+ * Optional environment:
+ *         VDDK_SIM_PASSWORD_FILE  refuse any password but the content of this file (a file, because a test that looks
+ *                              for the password in every environment would find it in this one)
+ *         VDDK_SIM_THUMBPRINT  refuse any other thumbprint
+ *         VDDK_SIM_LOG         append one line per open: the parameters seen (no password)
+ *         VDDK_SIM_DELAY_US    sleep this long in every read (to test throttling and cancel)
+ *         VDDK_SIM_DELAY_FROM  only in reads at or past this offset (so that the appliance is not slowed down)
+ *         VDDK_SIM_FAIL_AT     reads at or past this offset fail with EIO
+ */
+#define _GNU_SOURCE
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+static char *file, *vm, *server, *user, *password, *thumbprint, *snapshot, *transports, *libdir, *compression, *ms;
+static char image[PATH_MAX];
+/* nbdkit -D vddk.datapath=0 -D vddk.stats=0, as virt-v2v passes them */
+NBDKIT_DLL_PUBLIC int vddk_debug_datapath = 1, vddk_debug_stats = 0, vddk_debug_diskinfo = 0, vddk_debug_extents = 0;
+
+static const struct { const char *k; char **v; } keys[] = {
+  {"file", &file}, {"vm", &vm}, {"server", &server}, {"user", &user}, {"thumbprint", &thumbprint},
+  {"snapshot", &snapshot}, {"transports", &transports}, {"libdir", &libdir}, {"compression", &compression},
+  {"config", &ms}, {"cookie", &ms}, {"create", &ms}, {"create-adapter-type", &ms}, {"create-hwversion", &ms},
+  {"create-size", &ms}, {"create-type", &ms}, {"nfchostport", &ms}, {"port", &ms}, {"single-link", &ms},
+  {"unbuffered", &ms}, {"vimapiver", &ms}, {"reexeced_", &ms},
+};
+
+static int sim_config (const char *key, const char *value)
+{
+  size_t i;
+  if (strcmp (key, "password") == 0) {
+    free (password);
+    return nbdkit_read_password (value, &password);
+  }
+  for (i = 0; i < sizeof keys / sizeof keys[0]; i++)
+    if (strcmp (key, keys[i].k) == 0) { *keys[i].v = strdup (value); return 0; }
+  nbdkit_error ("unknown parameter '%s'", key);   /* as the real plugin says it */
+  return -1;
+}
+
+static int sim_config_complete (void)
+{
+  if (!file) { nbdkit_error ("you must supply the file=<FILENAME> parameter after the plugin name on the command line"); return -1; }
+  if (compression && strcmp (compression, "zlib") && strcmp (compression, "fastlz") && strcmp (compression, "skipz") && strcmp (compression, "none")) {
+    nbdkit_error ("unknown compression type: %s", compression); return -1;
+  }
+  if (server || user || password || vm || thumbprint || snapshot) {   /* remote: all or none */
+    if (!server || !user || !password || !vm) {
+      nbdkit_error ("For remote connections, you must supply all of these parameters: server, user, password, vm"); return -1;
+    }
+    if (strncmp (vm, "moref=", 6) != 0) { nbdkit_error ("vm= parameter: expected vm=moref=..."); return -1; }
+  }
+  return 0;
+}
+
+/* Is the password the whole content of this file? */
+static int password_is_in (const char *path)
+{
+  char buf[256] = "";
+  FILE *f = fopen (path, "r");
+  if (!f) return 0;
+  buf[fread (buf, 1, sizeof buf - 1, f)] = 0;
+  fclose (f);
+  return strcmp (buf, password) == 0;
+}
+
+static int sim_get_ready (void)
+{
+  const char *root = getenv ("VDDK_SIM_ROOT"), *want, *base;
+  const char *log = getenv ("VDDK_SIM_LOG");
+  if (!vm) { snprintf (image, sizeof image, "%s", file); return 0; }   /* local mode */
+  if (!root) { nbdkit_error ("VDDK_SIM_ROOT is not set"); return -1; }
+  if ((want = getenv ("VDDK_SIM_PASSWORD_FILE")) && !password_is_in (want)) {
+    nbdkit_error ("VixDiskLib_ConnectEx: Cannot complete login due to an incorrect user name or password"); return -1;
+  }
+  if ((want = getenv ("VDDK_SIM_THUMBPRINT")) && (!thumbprint || strcasecmp (want, thumbprint))) {
+    nbdkit_error ("VixDiskLib_ConnectEx: SSL thumbprint mismatch"); return -1;
+  }
+  base = strrchr (file, '/');
+  base = base ? base + 1 : file;
+  snprintf (image, sizeof image, "%s/%s/%s/%s", root, vm + 6, snapshot ? snapshot : "live", base);
+  if (log) {
+    FILE *f = fopen (log, "a");
+    if (f) {
+      fprintf (f, "server=%s user=%s vm=%s snapshot=%s file=%s thumbprint=%s transports=%s compression=%s libdir=%s\n",
+               server, user, vm, snapshot ? snapshot : "", file, thumbprint ? thumbprint : "",
+               transports ? transports : "", compression ? compression : "", libdir ? libdir : "");
+      fclose (f);
+    }
+  }
+  return 0;
+}
+
+static void *sim_open (int readonly)
+{
+  int fd = open (image, readonly ? O_RDONLY : O_RDWR);
+  if (fd == -1) { nbdkit_error ("VixDiskLib_Open: %s: %s: %m", file, image); return NULL; }
+  return (void *) (intptr_t) (fd + 1);
+}
+#define FD ((int) (intptr_t) h - 1)
+static void sim_close (void *h) { close (FD); }
+static int64_t sim_get_size (void *h) { struct stat st; return fstat (FD, &st) == -1 ? -1 : st.st_size; }
+static int sim_can_multi_conn (void *h) { return 1; }
+static int sim_can_extents (void *h) { return 1; }
+
+static int sim_pread (void *h, void *buf, uint32_t n, uint64_t off, uint32_t flags)
+{
+  const char *e = getenv ("VDDK_SIM_FAIL_AT");
+  if (e && off + n > strtoull (e, NULL, 0)) { nbdkit_error ("VixDiskLib_Read: NBD_ERR_GENERIC"); errno = EIO; return -1; }
+  if ((e = getenv ("VDDK_SIM_DELAY_US"))) {
+    const char *from = getenv ("VDDK_SIM_DELAY_FROM");
+    if (!from || off >= strtoull (from, NULL, 0)) usleep (atoi (e));
+  }
+  while (n > 0) {
+    ssize_t r = pread (FD, buf, n, off);
+    if (r <= 0) { nbdkit_error ("pread: %m"); return -1; }
+    buf = (char *) buf + r; n -= r; off += r;
+  }
+  return 0;
+}
+static int sim_pwrite (void *h, const void *buf, uint32_t n, uint64_t off, uint32_t flags)
+{
+  while (n > 0) {
+    ssize_t r = pwrite (FD, buf, n, off);
+    if (r <= 0) { nbdkit_error ("pwrite: %m"); return -1; }
+    buf = (const char *) buf + r; n -= r; off += r;
+  }
+  return 0;
+}
+static int sim_flush (void *h, uint32_t flags) { return fsync (FD); }
+
+/* VDDK reports allocation in 128-sector chunks; SEEK_DATA/SEEK_HOLE is close enough. */
+static int sim_extents (void *h, uint32_t n, uint64_t off, uint32_t flags, struct nbdkit_extents *x)
+{
+  uint64_t end = off + n;
+  while (off < end) {
+    off_t d = lseek (FD, off, SEEK_DATA), hole;
+    if (d == -1) return nbdkit_add_extent (x, off, end - off, NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO);
+    if ((uint64_t) d > off && nbdkit_add_extent (x, off, d - off, NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO) == -1) return -1;
+    hole = lseek (FD, d, SEEK_HOLE);
+    if (hole == -1) return -1;
+    if (nbdkit_add_extent (x, d, hole - d, 0) == -1) return -1;
+    off = hole;
+  }
+  return 0;
+}
+
+static void sim_dump_plugin (void)
+{ puts ("vddk_default_libdir=/usr/lib/vmware-vix-disklib\nvddk_has_nfchostport=1\nvddk_library_version=8"); }
+
+static struct nbdkit_plugin plugin = {
+  .name = "vddk", .longname = "VDDK stand-in for tests", .version = "sim",
+  .config = sim_config, .config_complete = sim_config_complete, .magic_config_key = "file",
+  .config_help = "vm=moref=ID server= user= password= file= [snapshot= thumbprint= transports= libdir= compression=]",
+  .get_ready = sim_get_ready, .dump_plugin = sim_dump_plugin,
+  .open = sim_open, .close = sim_close, .get_size = sim_get_size, .can_multi_conn = sim_can_multi_conn,
+  .pread = sim_pread, .pwrite = sim_pwrite, .flush = sim_flush, .can_extents = sim_can_extents, .extents = sim_extents,
+  .errno_is_preserved = 1,
+};
+NBDKIT_REGISTER_PLUGIN (plugin)
