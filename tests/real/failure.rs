@@ -33,3 +33,24 @@ fn no_operating_system() {
 fn no_kernel() {
     fails_with(&["--no-kernel"], "no installed kernel packages were found");
 }
+
+/// An appliance that never boots (a /dev/kvm that opens and hangs, without a word) is noticed, and the remedy named.
+#[test]
+fn an_appliance_that_does_not_boot() {
+    if !lab::have(V2V) {
+        return;
+    }
+    let Some(site) = Site::with_hanging_kvm() else {
+        lab::note("not tested: /dev/kvm does not hang here");
+        return;
+    };
+    site.guest("guest", &[]);
+    let mut job = site.start(&json!({
+        "vm_name": "guest",
+        "transport_method": "local",
+        "source_path": site.path("guest/guest-disk1.img"),
+        "output_directory": site.path("output"),
+    }));
+    let message = job.assert_failed();
+    assert!(message.contains("libguestfs_backend_settings = \"force_tcg\""), "{message:?}");
+}
