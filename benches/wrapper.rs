@@ -15,13 +15,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rig::table::Table;
-use rig::{Job, Program, Rig, cpu_of_children, proc};
+use rig::{Job, Program, Rig, cpu_of_children, proc, reap};
 use serde_json::Value;
 
 mod rig;
@@ -72,6 +73,8 @@ fn load() -> String {
 }
 
 fn reply(rig: &Rig, program: &Program, table: &Table) {
+    let floor: Vec<f64> = (0..REPLIES).map(|_| milliseconds(durable_write(&rig.path("state")))).collect();
+    table.values("storage: a file of 500 bytes replaced durably", "-", "ms", &floor);
     reply_with(rig, program, table, &rig.fake(), "", REPLIES);
     match rig.half_real() {
         Some(virt_v2v) => reply_with(rig, program, table, &virt_v2v, ", real virt-v2v asked", REAL_REPLIES),
@@ -85,7 +88,7 @@ fn reply_with(rig: &Rig, program: &Program, table: &Table, virt_v2v: &Path, kind
     for round in 0..=count {
         let probe = probe(virt_v2v);
         let mut job = rig.launch(program, "sleep 0", virt_v2v, None);
-        let reply = milliseconds(job.read_reply());
+        let reply = milliseconds(job.read_reply().expect("a job that is not refused"));
         job.close();
         if round > 0 {
             replies.push(reply);
@@ -96,6 +99,17 @@ fn reply_with(rig: &Rig, program: &Program, table: &Table, virt_v2v: &Path, kind
     table.values(&format!("reply{kind}"), program.name, "ms", &replies);
     table.values(&format!("reply{kind}: that question alone"), program.name, "ms", &probes);
     table.values(&format!("reply{kind}: without it"), program.name, "ms", &differences);
+}
+
+/// What this disk takes for one state of a job, whoever writes it: write, flush, rename, flush of the directory.
+fn durable_write(directory: &Path) -> Duration {
+    let began = Instant::now();
+    let (new, old) = (directory.join("new"), directory.join("old"));
+    let mut file = fs::File::create(&new).expect("file");
+    file.write_all(&[b' '; 500]).and_then(|()| file.sync_data()).expect("write");
+    fs::rename(&new, &old).expect("rename");
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).expect("flush");
+    began.elapsed()
 }
 
 /// How long asking virt-v2v takes, as any program would do it.
@@ -151,8 +165,13 @@ fn idle(rig: &Rig, program: &Program, table: &Table) {
         let switches = (after.switches - before.switches) / minutes;
         match kind {
             "silent" => {
-                table.value("CPU per hour, virt-v2v silent", program.name, "ms", cpu * 60.0);
-                table.value("switches per hour, virt-v2v silent", program.name, "", switches * 60.0);
+                table.value("CPU per hour, virt-v2v silent (60 s, scaled)", program.name, "ms", cpu * 60.0);
+                table.value(
+                    "switches per hour, virt-v2v silent (60 s, scaled)",
+                    program.name,
+                    "",
+                    switches * 60.0,
+                );
             }
             _ => {
                 table.value(&format!("CPU per minute, {kind}"), program.name, "ms", cpu);
@@ -240,18 +259,19 @@ fn fleet(rig: &Rig, program: &Program, table: &Table) {
     let scenario = format!("sleep {FLEET_RUNS_FOR}");
     let mut jobs: Vec<Job> = (0..FLEET).map(|_| rig.launch(program, &scenario, &rig.fake(), None)).collect();
     let spawned = began.elapsed().as_secs_f64();
-    for job in &mut jobs {
-        job.read_reply();
-    }
+    // What was refused said why on stderr, and is counted by its absence at the end.
+    jobs.retain_mut(|job| job.read_reply().is_some());
     let replied = began.elapsed().as_secs_f64();
     let families: Vec<Vec<i32>> = jobs.iter().map(Job::processes).collect();
     let started = began.elapsed().as_secs_f64();
     let pids: Vec<i32> = families.concat();
-    // Those that have already ended were waited for by nobody yet, and count their time all the same.
+    // A process that ended counts among the children once it was waited for.
+    reap();
     let cpu_to_start = cpu_of_children() - cpu_before + proc::work(&pids).cpu;
     std::thread::sleep(Duration::from_secs(1));
     let memory = proc::memory(&pids);
     let alive = pids.iter().filter(|pid| proc::memory(&[**pid]).rss > 0.0).count();
+    let good = jobs.len() as f64;
     jobs.into_iter().for_each(Job::close);
     let over = began.elapsed().as_secs_f64();
 
@@ -265,11 +285,11 @@ fn fleet(rig: &Rig, program: &Program, table: &Table) {
     value("processes alive when memory was read", "", alive as f64);
     value("RSS of all", "MiB", memory.rss / MIB);
     value("PSS of all", "MiB", memory.pss / MIB);
-    value("PSS each", "MiB", memory.pss / MIB / FLEET as f64);
-    value("private dirty each", "MiB", memory.private_dirty / MIB / FLEET as f64);
+    value("PSS each", "MiB", memory.pss / MIB / good);
+    value("private dirty each", "MiB", memory.private_dirty / MIB / good);
     value(&format!("all over after (virt-v2v: {FLEET_RUNS_FOR} s)"), "s", over);
     value("CPU, whole, virt-v2v included", "s", cpu_of_children() - cpu_before);
-    value("finished and not failed", "", FLEET as f64);
+    value("finished and not failed", "", good);
 }
 
 fn milliseconds(duration: Duration) -> f64 {

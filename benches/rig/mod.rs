@@ -46,8 +46,8 @@ pub fn programs() -> Vec<Program> {
     std::iter::once(Program { name: "wrapper", command: words(own), document: None }).chain(peer).collect()
 }
 
-/// Private surroundings: directories on the disk that holds `target` (the state file's fsync belongs to what is
-/// measured, so not a memory file system), gone with all processes at the end.
+/// Private surroundings, gone with all processes at the end. On the disk that holds `target`, since the fsync of the
+/// state file belongs to what is measured; `V2V_BENCH_DIR` names another place, such as a memory file system.
 pub struct Rig {
     directory: tempfile::TempDir,
     marker: String,
@@ -58,7 +58,8 @@ impl Rig {
     pub fn new() -> Self {
         // Daemons become our children: their end can be waited for, and their CPU time is ours to read.
         nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
+        let above = std::env::var("V2V_BENCH_DIR").unwrap_or(env!("CARGO_TARGET_TMPDIR").to_owned());
+        let directory = tempfile::tempdir_in(above).expect("directory");
         let rig = Self { directory, marker: format!("{MARKER}={}", std::process::id()) };
         for part in ["state", "log", "tmp", "out", "bin", "real"] {
             fs::create_dir(rig.path(part)).expect("directory");
@@ -130,7 +131,7 @@ impl Rig {
     /// [`Self::launch`] with the fake, and wait for the reply.
     pub fn start(&self, program: &Program, scenario: &str, times: Option<&Path>) -> Job {
         let mut job = self.launch(program, scenario, &self.fake(), times);
-        job.read_reply();
+        job.read_reply().expect("a job that is not refused");
         job
     }
 
@@ -188,15 +189,18 @@ pub struct Job {
 }
 
 impl Job {
-    /// Waits for the reply; gives the time since the spawn.
-    pub fn read_reply(&mut self) -> Duration {
+    /// Waits for the reply; gives the time since the spawn, or nothing if the job was refused.
+    pub fn read_reply(&mut self) -> Option<Duration> {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("stdout");
         let took = self.spawned.elapsed();
+        if line.is_empty() {
+            return None;
+        }
         let reply: Value =
             serde_json::from_str(&line).unwrap_or_else(|error| panic!("reply {line:?}: {error}"));
         self.state_file = reply["state_file"].as_str().expect("state_file").into();
-        took
+        Some(took)
     }
 
     /// Where its state is.
@@ -246,7 +250,8 @@ impl Job {
     }
 }
 
-fn reap() {
+/// Waits for every child that has ended.
+pub fn reap() {
     while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
 }
 
