@@ -112,7 +112,7 @@ pub async fn convert(
     let exit = running.follow(watch, signals).await;
     tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
     note_leftovers(job);
-    process::kill_all(|| process::processes_of(&job.files.tag), KILL_PATIENCE);
+    process::kill_all(process::descendants, KILL_PATIENCE);
     running.read_to_the_end();
     let Running { logs, recorder, stopped, .. } = running;
     recorder.apply(Event::ToolExited { return_code: exit.return_code() });
@@ -311,7 +311,7 @@ impl Running<'_> {
 }
 
 fn note_leftovers(job: &Job) {
-    leftovers::note(&job.files.journal(), &process::processes_of(&job.files.tag));
+    leftovers::note(&job.files.journal(), &process::descendants());
 }
 
 fn note_error<T>(read: std::io::Result<T>, what: &str) -> Option<T> {

@@ -82,6 +82,17 @@ impl JobFiles {
     }
 }
 
+/// What became of the attempt to take a lock.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is ours; nobody held it, so its job is dead.
+    Free(File),
+    /// A living job has it.
+    Held,
+    /// There is none: the job is over.
+    Gone,
+}
+
 /// A directory or lock of a job could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -122,29 +133,66 @@ impl JobFiles {
         Ok(())
     }
 
-    /// Takes the lock; `None` if a living job has it. It belongs to the open file: processes that inherit the
-    /// descriptor hold it too, and it is free when the last of them is gone.
-    pub fn take_lock(&self) -> Result<Option<File>, JobError> {
+    /// Takes this place for a new job; `None` if a living job has it. The lock belongs to the open file: processes that
+    /// inherit the descriptor hold it too, and it is free when the last of them is gone.
+    ///
+    /// It becomes visible only when it is held and signed: a lock file that nobody holds is a dead job to every other
+    /// start ([`crate::sweep`]), also for the moment between two system calls.
+    pub fn claim(&self) -> Result<Option<File>, JobError> {
         let error = |source| JobError::Lock { path: self.lock(), source };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let hidden = self.directory.join(format!(".lock.{}", std::process::id()));
         loop {
-            let file = options.open(self.lock()).map_err(error)?;
-            match file.try_lock() {
-                // A job that ended between the two calls has removed the file that was opened.
-                Ok(()) if !is_at(&file, &self.lock()).map_err(error)? => {}
-                Ok(()) => return Ok(Some(file)),
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(source)) => return Err(error(source)),
+            if self.lock().exists() {
+                match self.take_lock()? {
+                    Taken::Held => return Ok(None),
+                    Taken::Gone => continue,
+                    Taken::Free(mut lock) => {
+                        self.sign(&mut lock).map_err(error)?;
+                        return Ok(Some(lock));
+                    }
+                }
+            }
+            let mut lock = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&hidden)
+                .map_err(error)?;
+            lock.lock().and_then(|()| self.sign(&mut lock)).map_err(error)?;
+            let linked = std::fs::hard_link(&hidden, self.lock());
+            ignore_missing(std::fs::remove_file(&hidden)).map_err(error)?;
+            match linked {
+                Ok(()) => return Ok(Some(lock)),
+                // Another start was quicker: look again.
+                Err(exists) if exists.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(other) => return Err(error(other)),
             }
         }
     }
 
-    /// Writes the tag into the lock file: in layout `uci` all jobs share one place, and a later start must know whose
+    /// The tag is the lock's content: in layout `uci` all jobs share one place, and a later start must know whose
     /// processes to look for.
-    pub fn sign_lock(&self, mut lock: &File) -> Result<(), JobError> {
+    fn sign(&self, lock: &mut File) -> std::io::Result<()> {
+        lock.set_len(0).and_then(|()| lock.write_all(self.tag.as_bytes()))
+    }
+
+    /// Takes the lock of a job that may be over, to close it or to remove its files.
+    pub fn take_lock(&self) -> Result<Taken, JobError> {
         let error = |source| JobError::Lock { path: self.lock(), source };
-        lock.set_len(0).and_then(|()| lock.write_all(self.tag.as_bytes())).map_err(error)
+        let file = match OpenOptions::new().read(true).write(true).open(self.lock()) {
+            Ok(file) => file,
+            Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => return Ok(Taken::Gone),
+            Err(other) => return Err(error(other)),
+        };
+        match file.try_lock() {
+            // A job that ended between the two calls has removed the file that was opened.
+            Ok(()) if is_at(&file, &self.lock()).map_err(error)? => Ok(Taken::Free(file)),
+            Ok(()) => Ok(Taken::Gone),
+            Err(TryLockError::WouldBlock) => Ok(Taken::Held),
+            Err(TryLockError::Error(source)) => Err(error(source)),
+        }
     }
 
     /// Removes the files of a job that is over. Only files of ours go: in layout `uci` the directories are shared with
@@ -223,4 +271,58 @@ pub fn create_traversable(directory: &Path) -> std::io::Result<()> {
 /// The tag of a job started now by this process, `YYYYMMDDTHHMMSS-<pid>`, local time (contract.md 2.4).
 pub fn new_tag() -> String {
     format!("{}-{}", jiff::Zoned::now().strftime("%Y%m%dT%H%M%S"), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn files(directory: &Path) -> JobFiles {
+        JobFiles { tag: "t".into(), directory: directory.to_owned(), log_directory: directory.to_owned() }
+    }
+
+    /// A sweep at any moment of a start, of a life and of an end sees a held lock or none.
+    #[test]
+    fn the_lock_of_a_living_job_is_never_seen_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let sweeper = scope.spawn(|| {
+                let mut seen = (0, 0);
+                while !over.load(Ordering::Relaxed) {
+                    match files.take_lock().unwrap() {
+                        Taken::Free(_) => return Err("a living job was taken for a dead one"),
+                        Taken::Held => seen.0 += 1,
+                        Taken::Gone => seen.1 += 1,
+                    }
+                }
+                Ok(seen)
+            });
+            for _ in 0..3000 {
+                let lock = files.claim().unwrap().expect("nobody else claims");
+                files.remove_lock();
+                drop(lock);
+            }
+            over.store(true, Ordering::Relaxed);
+            sweeper.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_place_is_claimed_once_and_again_after_a_death() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let lock = files.claim().unwrap().unwrap();
+        assert!(files.claim().unwrap().is_none());
+        assert!(matches!(files.take_lock().unwrap(), Taken::Held));
+        drop(lock);
+        assert!(matches!(files.take_lock().unwrap(), Taken::Free(_)));
+        let again = files.claim().unwrap();
+        assert!(again.is_some());
+        assert_eq!(std::fs::read_to_string(files.lock()).unwrap(), "t");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no hidden file stays");
+    }
 }

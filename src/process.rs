@@ -1,8 +1,7 @@
 //! Processes: tools in sessions of their own, sealed memfds for what they must read, and nothing left behind.
 //!
-//! Every process of a job carries the job's tag in its environment ([`MARKER`]), so that whatever escaped its group
-//! or session (qemu-nbd outlives a killed virt-v2v, virt-v2v-output.md 5) is found again, even by a later start of
-//! the program. Nothing here knows what the tools are for.
+//! qemu-nbd outlives a killed virt-v2v (virt-v2v-output.md 5): what a tool leaves is found below the subreaper that
+//! started it, and, when that was killed too, by the job's tag in every process's environment ([`MARKER`]). Nothing here knows what the tools are for.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -167,10 +166,10 @@ pub struct Seen {
     pub name: String,
 }
 
-/// All processes of the job but this one: descendants, and whatever carries its tag.
-pub fn processes_of(tag: &str) -> Vec<Seen> {
+/// All processes below this one. Worker and supervisor are subreapers, so nothing of the job can get away from below
+/// them, sessions of their own and dead parents notwithstanding.
+pub fn descendants() -> Vec<Seen> {
     let own = getpid().as_raw();
-    let marker = format!("{MARKER}={tag}");
     let table = process_table();
     let mut descendants = BTreeSet::from([own]);
     let mut grown = true;
@@ -180,15 +179,15 @@ pub fn processes_of(tag: &str) -> Vec<Seen> {
             grown |= descendants.contains(&entry.parent) && descendants.insert(entry.pid);
         }
     }
-    table
-        .into_iter()
+    let below = table.into_iter().filter(|entry| descendants.contains(&entry.pid));
+    below
         .filter(|entry| entry.pid != own && !entry.ended)
-        .filter(|entry| descendants.contains(&entry.pid) || carries(entry.pid, marker.as_bytes()))
         .map(|entry| Seen { pid: Pid::from_raw(entry.pid), name: entry.name })
         .collect()
 }
 
-/// Those of [`processes_of`] that carry the tag: for callers that are not the job's own processes.
+/// All processes that carry a job's tag: for callers above which the job does not run. Reads every process's
+/// environment, so not for every day.
 pub fn marked(tag: &str) -> Vec<Seen> {
     let marker = format!("{MARKER}={tag}");
     process_table()

@@ -64,6 +64,15 @@ impl Recorder {
         }
     }
 
+    /// Folds the event of a worker that begins and stores it without waiting for the disk, so that the reply does not
+    /// wait for it either. [`Self::write_if_due`] makes it durable at once.
+    pub fn apply_first(&mut self, event: Event) {
+        self.apply(event);
+        if let Err(error) = state_file::write_first(&self.path, &mut self.state) {
+            tracing::error!("{}", chain(&error));
+        }
+    }
+
     fn write(&mut self) {
         match state_file::write(&self.path, &mut self.state) {
             Ok(()) => {

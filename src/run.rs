@@ -102,10 +102,11 @@ pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
         let mut signals = Signals::listen().map_err(begin("signals"))?;
         let state = state_file::read(&job.files.state())?;
         let mut recorder = Recorder::new(job.files.state(), state, Scrubber::new(job.plan.secrets()));
-        let mut journal = Journal::create(&job.files.journal())?;
+        let mut journal = Journal::open(&job.files.journal())?;
         recorder.apply(Event::Supervised { pid: nix::unistd::getppid().as_raw() });
-        recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
+        recorder.apply_first(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         daemon::say_ready(ready).map_err(begin("say ready"))?;
+        recorder.write_if_due();
         let ended = conduct(&job, &mut recorder, &mut journal, &mut signals).await;
         Ok(close(&job, recorder, ended))
     })
@@ -211,7 +212,7 @@ fn judge(converted: Converted) -> Result<(), Failure> {
 
 /// The end of every job: leftovers killed, undone what must be, the final state written, the lock removed.
 fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
-    process::kill_all(|| process::processes_of(&job.files.tag), std::time::Duration::from_secs(10));
+    process::kill_all(process::descendants, std::time::Duration::from_secs(10));
     let entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()

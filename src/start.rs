@@ -14,6 +14,7 @@ use crate::daemon::{self, Side};
 use crate::document::{self, Parsed};
 use crate::event::Event;
 use crate::job::{self, Job, JobFiles};
+use crate::journal::Journal;
 use crate::log::chain;
 use crate::plan::problems::Problems;
 use crate::plan::{self, LocalSource, Plan, Source};
@@ -113,7 +114,7 @@ fn prepare(
     let capabilities = probe::capabilities(&plan.tools.virt_v2v).map_err(|error| Refused::because(&error))?;
     tracing::debug!("virt-v2v capabilities: {capabilities:?}");
     let mut state = first_state(&plan);
-    state_file::write(&files.state(), &mut state).map_err(|error| Refused::because(&error))?;
+    state_file::write_first(&files.state(), &mut state).map_err(|error| Refused::because(&error))?;
     Ok(Job { plan, files: files.clone(), capabilities })
 }
 
@@ -135,8 +136,7 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
             chain(&error)
         )])
     })?;
-    let lock = files.take_lock().map_err(|error| Refused::because(&error))?;
-    let Some(lock) = lock else {
+    let Some(lock) = files.claim().map_err(|error| Refused::because(&error))? else {
         return Err(Refused(vec![format!(
             "Another job is running in {}: with layout \"uci\" there is one at a time; wait for it, or cancel it \
              (kill the pid in {})",
@@ -144,7 +144,8 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
             files.state().display()
         )]));
     };
-    files.sign_lock(&lock).map_err(|error| Refused::because(&error))?;
+    // Now, not in the worker: whoever closes this job must not find what an earlier one in the same place did.
+    Journal::create(&files.journal()).map_err(|error| Refused::because(&error))?;
     Ok(lock.into())
 }
 
@@ -186,9 +187,13 @@ impl Begun {
         if !self.job.plan.daemonize {
             return self.foreground(wait, ready, stdout, stderr);
         }
+        let blocked = supervise::block_signals();
         match daemon::detach() {
             Ok(Side::Client) => {
                 drop((self.lock, ready));
+                if let Err(error) = blocked.and_then(|mask| mask.thread_unblock()) {
+                    tracing::debug!("signals wait until the reply: {error}");
+                }
                 reply_when_ready(&self.job.files, wait, stdout, stderr)
             }
             Ok(Side::Background) => {

@@ -45,22 +45,33 @@ const TEMPORARY_PREFIX: &str = ".state.";
 
 /// Stores `state` at `path`, with the next sequence number and the time.
 pub fn write(path: &Path, state: &mut State) -> Result<(), StateFileError> {
+    store(path, state, true)
+}
+
+/// The same without waiting for the disk: for the states before the reply, which another one follows at once.
+pub fn write_first(path: &Path, state: &mut State) -> Result<(), StateFileError> {
+    store(path, state, false)
+}
+
+fn store(path: &Path, state: &mut State, durable: bool) -> Result<(), StateFileError> {
     state.sequence += 1;
     state.updated_at = jiff::Timestamp::now().to_string();
     let error = |source| StateFileError::Write { path: path.to_owned(), source };
     let mut json = serde_json::to_vec(state).map_err(|source| error(source.into()))?;
     json.push(b'\n');
-    replace(path, &json).map_err(error)
+    replace(path, &json, durable).map_err(error)
 }
 
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+fn replace(path: &Path, content: &[u8], durable: bool) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(directory)?;
     file.as_file().set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(content)?;
-    file.as_file().sync_data()?;
+    if durable {
+        file.as_file().sync_data()?;
+    }
     file.persist(path)?;
-    File::open(directory)?.sync_all()
+    if durable { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 /// Removes what a writer left that was killed between write and rename. Only for whoever holds the job's lock.

@@ -44,6 +44,15 @@ pub enum SuperviseError {
     },
 }
 
+/// From here on the signals that a supervisor reads wait for it instead of ending the process. Called before the
+/// fork, so that there is no moment in which a cancel would kill the supervisor; gives what it blocked.
+pub fn block_signals() -> nix::Result<SigSet> {
+    let mut mask = SigSet::empty();
+    CANCEL.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| mask.add(signal));
+    mask.thread_block()?;
+    Ok(mask)
+}
+
 /// A running worker under supervision.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -58,9 +67,7 @@ impl Supervisor {
     pub fn start(job: &Job, sealed: OwnedFd, lock: OwnedFd, ready: OwnedFd) -> Result<Self, SuperviseError> {
         let prepare =
             |what| move |source: nix::Error| SuperviseError::Prepare { what, source: source.into() };
-        let mut mask = SigSet::empty();
-        CANCEL.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| mask.add(signal));
-        mask.thread_block().map_err(prepare("block signals"))?;
+        let mask = block_signals().map_err(prepare("block signals"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map_err(prepare("signalfd"))?;
         process::become_subreaper().map_err(prepare("subreaper"))?;
@@ -146,9 +153,8 @@ pub struct Ended {
 
 /// After the worker: no process left, the private directory gone, a final state. Gives that state.
 fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
-    let tag = &job.files.tag;
-    leftovers::note(&job.files.journal(), &process::processes_of(tag));
-    ended.extend(process::kill_all(|| process::processes_of(tag), KILL_PATIENCE));
+    leftovers::note(&job.files.journal(), &process::descendants());
+    ended.extend(process::kill_all(process::descendants, KILL_PATIENCE));
     state_file::remove_temporary(&job.files.directory);
     let path = job.files.state();
     let mut state = state_file::read(&path).unwrap_or_else(|error| {

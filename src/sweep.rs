@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::job::JobFiles;
+use crate::job::{JobFiles, Taken};
 use crate::log::chain;
 use crate::state::State;
 use crate::{leftovers, process, state_file, supervise};
@@ -26,8 +26,8 @@ pub fn sweep(jobs: impl IntoIterator<Item = JobFiles>) {
 fn close_if_dead(files: &JobFiles) {
     // Held until the end of this function, so that two starts at once do not close the same job twice.
     let _lock = match files.take_lock() {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return,
+        Ok(Taken::Free(lock)) => lock,
+        Ok(Taken::Held | Taken::Gone) => return,
         Err(error) => {
             tracing::warn!("{}", chain(&error));
             return;

@@ -10,6 +10,8 @@ mod contract;
 mod parser_replay;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
 mod signals;
+/// Starts beside each other and after each other: a dead job is told from one that is just being started.
+mod starts;
 /// One reader that never rests: no state file it sees is torn, missing or older than the one before.
 mod state_reader;
 

@@ -127,7 +127,11 @@ fn kill_of_the_supervisor_still_ends_in_a_final_state() {
 
 #[test]
 fn a_virt_v2v_that_ignores_term_is_killed() {
-    all_end_well(&[Death { to: "supervisor", on_term: "ignore", stubborn: true, ..USUAL }]);
+    // Also when only virt-v2v itself was told: the worker sees the signals that it gets.
+    all_end_well(&[
+        Death { to: "supervisor", on_term: "ignore", stubborn: true, ..USUAL },
+        Death { to: "pid", on_term: "ignore", stubborn: true, ..USUAL },
+    ]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use crate::job::JobFiles;
+use crate::job::{JobFiles, Taken};
 use crate::log::chain;
 use crate::site::{Caller, Site};
 use crate::state::State;
@@ -85,11 +85,11 @@ fn outcome(state: &State) -> &'static str {
 /// Removes the files of a job that is over; a running one is never touched.
 fn remove(files: &JobFiles) -> u8 {
     match files.take_lock() {
-        Ok(Some(_lock)) => match files.remove() {
+        Ok(Taken::Free(_) | Taken::Gone) => match files.remove() {
             Ok(()) => 0,
             Err(error) => super::complain(&chain(&error)),
         },
-        Ok(None) => super::complain(&format!(
+        Ok(Taken::Held) => super::complain(&format!(
             "job {} is running: cancel it first (kill the pid in {})",
             files.tag,
             files.state().display()

@@ -1,10 +1,8 @@
 //! Cancel and death in the middle of a real conversion. Cancel during the copy is in `vddk`, which can slow it down.
 
-use nix::sys::signal::Signal;
-use serde_json::json;
-
 use crate::job::Process;
 use crate::lab::{self, Site, V2V};
+use nix::sys::signal::Signal;
 
 /// TERM to `pid` while virt-v2v converts. Inside a libguestfs call virt-v2v itself would go on for half a minute.
 #[test]
@@ -14,12 +12,7 @@ fn term_to_the_pid_during_the_conversion_leaves_nothing() {
     }
     let site = Site::new();
     site.guest("guest", &[]);
-    let mut job = site.start(&json!({
-        "vm_name": "guest",
-        "transport_method": "local",
-        "source_path": site.path("guest/guest-disk1.img"),
-        "output_directory": site.path("output"),
-    }));
+    let mut job = site.start(&site.local_document("guest/guest-disk1.img"));
     let pid = job.until_started();
     job.until_message("Converting");
     lab::signal(pid, Signal::SIGTERM);
@@ -35,12 +28,7 @@ fn a_killed_worker_is_cleaned_up_after() {
     }
     let site = Site::new();
     site.guest("guest", &["--formats", "qcow2"]);
-    let mut job = site.start(&json!({
-        "vm_name": "guest",
-        "transport_method": "local",
-        "source_path": site.path("guest/guest-disk1.qcow2"),
-        "output_directory": site.path("output"),
-    }));
+    let mut job = site.start(&site.local_document("guest/guest-disk1.qcow2"));
     let pid = job.until_started();
     job.until_message("Opening the source");
     job.until("the source's qemu-nbd", |job, _| {

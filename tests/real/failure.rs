@@ -11,12 +11,7 @@ fn fails_with(options: &[&str], reason: &str) {
     }
     let site = Site::new();
     site.guest("guest", options);
-    let mut job = site.start(&json!({
-        "vm_name": "guest",
-        "transport_method": "local",
-        "source_path": site.path("guest/guest-disk1.img"),
-        "output_directory": site.path("output"),
-    }));
+    let mut job = site.start(&site.local_document("guest/guest-disk1.img"));
     let message = job.assert_failed();
     assert!(message.contains(reason), "{message:?} does not say {reason:?}");
     assert_eq!(job.state()["return_code"], json!(1));
@@ -45,12 +40,7 @@ fn an_appliance_that_does_not_boot() {
         return;
     };
     site.guest("guest", &[]);
-    let mut job = site.start(&json!({
-        "vm_name": "guest",
-        "transport_method": "local",
-        "source_path": site.path("guest/guest-disk1.img"),
-        "output_directory": site.path("output"),
-    }));
+    let mut job = site.start(&site.local_document("guest/guest-disk1.img"));
     let message = job.assert_failed();
     assert!(message.contains("libguestfs_backend_settings = \"force_tcg\""), "{message:?}");
 }

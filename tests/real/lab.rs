@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::job::{Job, POLL, Process};
 
@@ -171,6 +171,16 @@ impl Site {
     /// The environment variable that names the configuration: also the mark by which a job's processes are found.
     pub fn mark(&self) -> String {
         format!("VIRT_V2V_WRAPPER_CONFIG={}", self.text("config.toml"))
+    }
+
+    /// The document that converts one local image, `guest`, into `output`.
+    pub fn local_document(&self, image: &str) -> Value {
+        json!({
+            "vm_name": "guest",
+            "transport_method": "local",
+            "source_path": self.path(image),
+            "output_directory": self.path("output"),
+        })
     }
 
     /// Starts the program as a client does: document, end of file, and the whole of stdout until it is closed.

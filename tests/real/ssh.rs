@@ -91,12 +91,7 @@ fn the_client_way_start_poll_cancel() {
     site.guest("guest", &[]);
     let sshd = Sshd::start(&site);
     let account = Account::create();
-    let document = json!({
-        "vm_name": "guest",
-        "transport_method": "local",
-        "source_path": site.path("guest/guest-disk1.img"),
-        "output_directory": site.path("output"),
-    });
+    let document = site.local_document("guest/guest-disk1.img");
     let wrapper = lab::word(env!("CARGO_BIN_EXE_virt-v2v-wrapper").as_ref());
     let output = sshd.exec(&format!("env {} {wrapper}", site.mark()), document.to_string().as_bytes());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
