@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
 /// One line.
@@ -71,6 +73,9 @@ pub enum JournalError {
     },
 }
 
+/// Far more than the lines of one job.
+const RESERVED: i64 = 64 << 10;
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -80,8 +85,13 @@ pub struct Journal {
 
 impl Journal {
     /// A new, empty journal: what an earlier job in the same place (layout `uci`) left there is over.
+    /// Room for its lines is reserved: on a disk that fills up meanwhile the job can still say how it ended.
     pub fn create(path: &Path) -> Result<Self, JournalError> {
-        Self::open_with(path, OpenOptions::new().write(true).create(true).truncate(true))
+        let journal = Self::open_with(path, OpenOptions::new().write(true).create(true).truncate(true))?;
+        match fallocate(&journal.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED) {
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(journal),
+            Err(errno) => Err(JournalError::Write { path: path.to_owned(), source: errno.into() }),
+        }
     }
 
     /// The journal of a job that already has one.
@@ -148,6 +158,16 @@ mod tests {
         let entries = read(&path).unwrap();
         assert_eq!(entries, [entry]);
         assert_eq!(succeeded(&entries), None);
+    }
+
+    #[test]
+    fn room_is_reserved_from_the_start() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.jsonl");
+        Journal::create(&path).unwrap();
+        let data = std::fs::metadata(&path).unwrap();
+        assert_eq!((data.len(), data.blocks() * 512), (0, RESERVED as u64));
     }
 
     #[test]

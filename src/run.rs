@@ -22,6 +22,9 @@ use crate::signals::Signals;
 use crate::v2v::args;
 use crate::{daemon, journal, source, state_file, undo};
 
+/// From here on what was made is the user's.
+const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
+
 /// How the job ended: contract.md 2.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -139,7 +142,11 @@ async fn conduct(
         Ok(None) => {}
         Err(error) => return Err(Failure { message: chain(&error), outcome: Outcome::Failed }),
     }
-    journal.record(&Entry::Succeeded { return_code: 0 }).map_err(|error| Failure::broken(&error))
+    if let Err(error) = journal.record(&SUCCEEDED) {
+        // The guest is converted: a journal that cannot say so is no reason to lose it.
+        tracing::error!("{}", chain(&error));
+    }
+    Ok(())
 }
 
 /// Source and destination made ready, and the command line for what is between them.
@@ -213,10 +220,13 @@ fn judge(converted: Converted) -> Result<(), Failure> {
 /// The end of every job: leftovers killed, undone what must be, the final state written, the lock removed.
 fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
     process::kill_all(process::descendants, std::time::Duration::from_secs(10));
-    let entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
+    let mut entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()
     });
+    if ended.is_ok() {
+        entries.push(SUCCEEDED);
+    }
     for problem in undo::undo(&entries) {
         tracing::error!("{problem}");
         recorder.apply(Event::Warning { text: problem });
