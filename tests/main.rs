@@ -16,6 +16,8 @@ mod signals;
 mod starts;
 /// One reader that never rests: no state file it sees is torn, missing or older than the one before.
 mod state_reader;
+/// The verbs beside the document on stdin: `watch`, `jobs`, `schema`, and mistakes.
+mod verbs;
 
 /// What the suites stand on: a job's private surroundings, a watcher of its processes, a comparer of JSON.
 mod rig;

@@ -1,0 +1,158 @@
+//! The verbs beside the document on stdin: `watch`, `jobs`, `schema`, and mistakes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::rig::poll;
+use crate::rig::sandbox::Sandbox;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A host with layout `job` and a virt-v2v that plays `scenario`.
+fn host(name: &str, scenario: &Value) -> Sandbox {
+    let mut sandbox = Sandbox::new(name);
+    sandbox.configure("job", &Map::new());
+    sandbox.scenario(scenario);
+    sandbox
+}
+
+fn run(sandbox: &Sandbox, args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
+        .args(args)
+        .env("VIRT_V2V_WRAPPER_CONFIG", sandbox.path("config.toml"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A verb that reads no stdin may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Starts a job; its state file and tag.
+fn start(sandbox: &Sandbox) -> (String, String) {
+    let document = json!({"vm_name": "guest", "transport_method": "local", "source_path": sandbox.path("config.toml"),
+                          "output_directory": sandbox.path("out")});
+    let output = run(sandbox, &[], &document.to_string());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let path = reply["state_file"].as_str().unwrap().to_owned();
+    let tag = Path::new(&path).parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    (path, tag)
+}
+
+fn state(path: &str) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+const HALF: &str = "[   1.0] Copying disk 1/1\n▝  50% [********************--------------------]\r";
+
+/// Elsewhere than on a terminal `watch` prints a line for every change, and its exit code is the outcome.
+#[test]
+fn watch_follows_a_job_to_its_outcome() {
+    let table = [
+        (0, "converted", json!({"steps": [{"text": HALF, "sleep_ms": 900}]})),
+        (
+            2,
+            "failed: virt-v2v error: no disk",
+            json!({"exit": 1, "steps": [{"text": HALF, "sleep_ms": 900}, {"text": "virt-v2v: error: no disk\n", "to": "err"}]}),
+        ),
+    ];
+    for (code, last, scenario) in table {
+        let sandbox = host("watch", &scenario);
+        let (path, _) = start(&sandbox);
+        let output = run(&sandbox, &["watch", &path], "");
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("config.toml 50%"), "{said}");
+        assert!(said.lines().last().unwrap().starts_with(last), "{said}");
+    }
+}
+
+#[test]
+fn jobs_lists_and_removes_but_never_a_running_one() {
+    let sandbox = host("jobs", &json!({"steps": [{"sleep_ms": 60000}]}));
+    let (path, tag) = start(&sandbox);
+    let listed = |sandbox: &Sandbox| -> Value {
+        serde_json::from_slice(&run(sandbox, &["jobs", "--json"], "").stdout).unwrap()
+    };
+    let rows = listed(&sandbox);
+    assert_eq!((&rows[0]["tag"], &rows[0]["outcome"]), (&json!(tag), &json!("running")), "{rows:#}");
+    let refused = run(&sandbox, &["jobs", "--remove", &tag], "");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("is running"), "{}", text(&refused.stderr));
+
+    let pid =
+        poll(LIMIT, || state(&path)["started"].as_bool().and_then(|_| state(&path)["pid"].as_i64())).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    poll(LIMIT, || Some(()).filter(|()| state(&path)["finished"] == json!(true))).expect("a last state");
+    let rows = listed(&sandbox);
+    assert_eq!(rows[0]["outcome"], json!("failed"), "{rows:#}");
+    assert!(text(&run(&sandbox, &["jobs"], "").stdout).contains(&tag));
+
+    assert!(
+        poll(LIMIT, || run(&sandbox, &["jobs", "--remove", &tag], "").status.success().then_some(()))
+            .is_some()
+    );
+    assert_eq!(listed(&sandbox), json!([]));
+    assert!(!Path::new(&path).parent().unwrap().exists(), "the job's directory is gone");
+    assert!(!sandbox.path("log").join(&tag).exists(), "and that of its logs");
+    assert_eq!(
+        run(&sandbox, &["jobs", "--remove", &tag], "").status.code(),
+        Some(1),
+        "there is none any more"
+    );
+}
+
+/// What is written is what the schema says, in every state of a job.
+#[test]
+fn every_state_and_the_reply_fit_their_schemas() {
+    let sandbox = host("schema", &json!({"steps": [{"text": HALF, "sleep_ms": 600}]}));
+    let schema = |which: &str| -> jsonschema::Validator {
+        let output = run(&sandbox, &["schema", which], "");
+        jsonschema::validator_for(&serde_json::from_slice(&output.stdout).unwrap()).unwrap()
+    };
+    let (of_state, of_reply, of_document) = (schema("state"), schema("reply"), schema("document"));
+    let document = json!({"vm_name": "guest", "transport_method": "local", "source_path": sandbox.path("config.toml"),
+                          "output_directory": sandbox.path("out")});
+    assert!(of_document.is_valid(&document));
+    assert!(!of_document.is_valid(&json!({"vm_name": 7})));
+    let reply: Value = serde_json::from_slice(&run(&sandbox, &[], &document.to_string()).stdout).unwrap();
+    assert!(of_reply.is_valid(&reply), "{reply:#}");
+    let path = reply["state_file"].as_str().unwrap();
+    poll(LIMIT, || {
+        let state = state(path);
+        assert!(of_state.is_valid(&state), "{state:#}");
+        (state["finished"] == json!(true)).then_some(())
+    })
+    .expect("a last state");
+    assert!(!of_state.is_valid(&json!({"disks": [{"path": 1}]})));
+}
+
+/// 2 means a failed conversion, so a mistake on the command line is 1.
+#[test]
+fn a_mistake_is_told_and_is_not_a_failed_conversion() {
+    let sandbox = host("mistakes", &json!({}));
+    for args in
+        [&["wacth"][..], &["schema", "nothing"], &["--nothing"], &["watch", "/nonexistent/state.json"]]
+    {
+        let output = run(&sandbox, args, "");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert_eq!(output.stdout, b"", "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?}");
+    }
+    let version = run(&sandbox, &["--version"], "");
+    assert_eq!(text(&version.stdout), concat!("virt-v2v-wrapper ", env!("CARGO_PKG_VERSION"), "\n"));
+}
