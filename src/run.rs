@@ -1,7 +1,7 @@
 //! The conductor: the worker's stages in order, and what is undone when one fails.
 //!
 //! Runs in the worker process, on its only thread. Stages report events to the [`Recorder`]; the last write of the
-//! state is the last thing but one that happens (the last is the removal of the lock).
+//! state is the last thing that happens here.
 
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ use crate::recorder::Recorder;
 use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::v2v::args;
-use crate::{daemon, journal, source, state_file, undo};
+use crate::{daemon, journal, source, state_file, supervise, undo};
 
 /// From here on what was made is the user's.
 const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
@@ -85,9 +85,7 @@ impl Failure {
     }
 
     fn cancelled(signal: i32) -> Self {
-        let message =
-            format!("Exiting on signal number {signal}: the job was cancelled and what it had begun undone");
-        Self { message, outcome: Outcome::Broken }
+        Self { message: supervise::cancelled_by(signal), outcome: Outcome::Broken }
     }
 }
 
@@ -217,7 +215,8 @@ fn judge(converted: Converted) -> Result<(), Failure> {
     }
 }
 
-/// The end of every job: leftovers killed, undone what must be, the final state written, the lock removed.
+/// The end of every job: leftovers killed, undone what must be, the final state written. The lock stays until the
+/// supervisor has seen that all is well.
 fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
     process::kill_all(process::descendants, std::time::Duration::from_secs(10));
     let mut entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
@@ -242,8 +241,8 @@ fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outco
             failure.outcome
         }
     };
-    if recorder.finish(outcome != Outcome::Done) {
-        job.files.remove_lock();
+    if !recorder.finish(outcome != Outcome::Done) {
+        tracing::error!("the supervisor tries on");
     }
     outcome
 }

@@ -4,16 +4,18 @@
 //! fork, reply. Everything here runs in the process the client spawned, with one thread, offline (design.md "Jobs"):
 //! bad input is refused before anything is touched, on stderr, with exit code 1 and nothing on stdout.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
 use crate::daemon::{self, Side};
 use crate::document::{self, Parsed};
 use crate::event::Event;
-use crate::job::{self, Job, JobFiles};
+use crate::job::{self, Job, JobError, JobFiles};
 use crate::journal::Journal;
 use crate::log::chain;
 use crate::plan::problems::Problems;
@@ -25,6 +27,9 @@ use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
 use crate::v2v::probe;
 use crate::{preflight, process, state_file, sweep};
+
+/// How long a job in the same place may take from its last state to the end of its processes.
+const LAST_MOMENT: Duration = Duration::from_secs(15);
 
 /// Why a job was not started: one line each for stderr, the first in the old program's words.
 #[derive(Debug)]
@@ -136,7 +141,7 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
             chain(&error)
         )])
     })?;
-    let Some(lock) = files.claim().map_err(|error| Refused::because(&error))? else {
+    let Some(lock) = claim(files).map_err(|error| Refused::because(&error))? else {
         return Err(Refused(vec![format!(
             "Another job is running in {}: with layout \"uci\" there is one at a time; wait for it, or cancel it \
              (kill the pid in {})",
@@ -147,6 +152,19 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
     // Now, not in the worker: whoever closes this job must not find what an earlier one in the same place did.
     Journal::create(&files.journal()).map_err(|error| Refused::because(&error))?;
     Ok(lock.into())
+}
+
+/// Clients start the next job as soon as the state says `finished`; the processes of the one before need a moment more.
+fn claim(files: &JobFiles) -> Result<Option<File>, JobError> {
+    let deadline = Instant::now() + LAST_MOMENT;
+    loop {
+        let claimed = files.claim()?;
+        let over = || state_file::read(&files.state()).is_ok_and(|state| state.is_finished());
+        if claimed.is_some() || Instant::now() >= deadline || !over() {
+            return Ok(claimed);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The state of a job that never began: clients that poll see why (contract.md 3.3).

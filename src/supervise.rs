@@ -114,9 +114,9 @@ impl Supervisor {
             orphans.extend(reaped.ended);
         }
         let exit = worker_exit.unwrap_or(Exit::Code(1));
-        let state = close(job, exit, orphans);
-        let message = state.last_message.map(|last| last.message);
         let signal = cancelled.map(|signal| signal as i32);
+        let state = close(job, exit, signal, orphans);
+        let message = state.last_message.map(|last| last.message);
         match exit {
             Exit::Code(code @ (0 | 2)) if signal.is_none() => Ended { code: code as u8, message, signal },
             _ if state.failed == Some(false) => Ended { code: 0, message, signal: None },
@@ -152,7 +152,7 @@ pub struct Ended {
 }
 
 /// After the worker: no process left, the private directory gone, a final state. Gives that state.
-fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
+fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, Exit)>) -> State {
     leftovers::note(&job.files.journal(), &process::descendants());
     ended.extend(process::kill_all(process::descendants, KILL_PATIENCE));
     state_file::remove_temporary(&job.files.directory);
@@ -172,18 +172,24 @@ fn close(job: &Job, worker: Exit, mut ended: Vec<(Pid, Exit)>) -> State {
     {
         state.apply(Event::ToolExited { return_code: exit.return_code() });
     }
-    let message = match worker {
-        Exit::Signal(signal) => format!(
+    let message = match (cancelled, worker) {
+        (Some(signal), _) => cancelled_by(signal),
+        (None, Exit::Signal(signal)) => format!(
             "The worker process was killed by signal {signal}; the conversion was stopped and undone. If nobody \
              killed it, the kernel's log tells whether the host ran out of memory. Start the job again"
         ),
-        Exit::Code(code) => format!(
+        (None, Exit::Code(code)) => format!(
             "The worker process broke down (exit code {code}); the conversion was stopped and undone. {} tells more",
             job.files.wrapper_log().display()
         ),
     };
     finish_for_the_dead(&job.files, &mut state, message);
     state
+}
+
+/// The last message of a cancelled job; it begins with the old program's words (contract.md 3.3).
+pub fn cancelled_by(signal: i32) -> String {
+    format!("Exiting on signal number {signal}: the job was cancelled and what it had begun undone")
 }
 
 /// Undoes from the journal and writes the final state of a job whose own processes cannot any more.

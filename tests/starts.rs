@@ -92,3 +92,24 @@ fn a_job_does_not_inherit_the_success_of_the_one_before() {
     assert_eq!((&state["failed"], &state["finished"]), (&json!(true), &json!(true)), "{state:#}");
     assert_eq!(second.stdout, b"", "no reply for a job that never ran");
 }
+
+/// In layout `uci` a client starts the next job as soon as the state of the last one says `finished`. It is neither
+/// refused nor closed by the processes of the one before, which need a moment more.
+#[test]
+fn the_next_job_may_start_as_soon_as_the_last_state_is_there() {
+    let mut sandbox = Sandbox::new("next");
+    let virt_v2v = script(&sandbox, "");
+    sandbox.configure("uci", json!({"virt_v2v": virt_v2v}).as_object().unwrap());
+    let document = json!({"vm_name": "guest", "transport_method": "local",
+                          "source_path": sandbox.path("config.toml"), "output_directory": sandbox.path("out")});
+    for number in 0..40 {
+        let output = spawn(&sandbox, &document).wait_with_output().unwrap();
+        assert!(output.status.success(), "job {number}: {}", String::from_utf8_lossy(&output.stderr));
+        let last = last_state(&output);
+        assert_eq!(last["failed"], json!(false), "job {number}: {last:#}");
+    }
+    let path = sandbox.path("state/state.json");
+    let gone = poll(LIMIT, || (!sandbox.path("state/lock").exists()).then_some(()));
+    gone.expect("the last supervisor lets go of the place");
+    assert_eq!(state(&path)["failed"], json!(false));
+}

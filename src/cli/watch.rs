@@ -102,6 +102,8 @@ impl View {
     fn end(&self) {
         if let Self::Bars { job, disks, .. } = self {
             disks.values().chain([job]).for_each(ProgressBar::abandon);
+            // The bars end without a line end. A closed stderr has no bars either.
+            let _ = writeln!(std::io::stderr());
         }
     }
 }
