@@ -22,7 +22,7 @@ const PACE: Duration = Duration::from_millis(40);
 /// How often files are looked at where inotify is not to be had.
 const POLL: Duration = Duration::from_millis(100);
 /// Bytes read before other things get their turn, so that a flood of debug lines cannot delay a cancel.
-const MOST_AT_ONCE: usize = 8 << 20;
+const MOST_AT_ONCE: usize = 1 << 20;
 
 /// Wakes when one of the watched files changes.
 pub struct Watch {
