@@ -34,6 +34,8 @@ const TERM_PATIENCE: Duration = Duration::from_secs(30);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// An appliance that boots talks all the time (`-v -x` shows its console); a /dev/kvm that hangs is silent for ever.
 const APPLIANCE_SILENCE: Duration = Duration::from_secs(180);
+/// How often leftovers are noted while the appliance boots.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// The message during which libguestfs boots its appliance, in both generations.
 const BOOTING: [&str; 2] = ["Opening the source", "Opening the overlay"];
 
@@ -108,7 +110,8 @@ pub async fn convert(
         machine_parser: MachineLogParser::new(),
         last_output: Instant::now(),
     };
-    let mut running = Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None };
+    let mut running =
+        Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None, noted: Instant::now() };
     let exit = running.follow(watch, signals).await;
     tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
     note_leftovers(job);
@@ -189,6 +192,8 @@ struct Running<'a> {
     journal: &'a mut Journal,
     kill_at: Option<Instant>,
     stopped: Option<Stopped>,
+    /// When leftovers were noted last.
+    noted: Instant,
 }
 
 impl Running<'_> {
@@ -283,6 +288,11 @@ impl Running<'_> {
             self.logs.last_output = Instant::now();
         }
         machine_events.into_iter().chain(events).for_each(|event| self.take(event));
+        // The appliance's sockets appear while it boots; should all of us be killed later, the journal knows them.
+        if self.booting() && self.noted.elapsed() >= NOTE_EVERY {
+            self.noted = Instant::now();
+            note_leftovers(self.job);
+        }
         progress.more
     }
 
