@@ -24,6 +24,7 @@ pub mod journal;
 pub mod json;
 pub mod leftovers;
 pub mod log;
+pub mod nbd;
 pub mod phase;
 pub mod plan;
 pub mod preflight;
