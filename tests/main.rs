@@ -6,6 +6,8 @@
 
 /// The client contract as a table: every folder of `fixtures/contract` is one run of the program.
 mod contract;
+/// The NBD client against servers that lie and servers that are real.
+mod nbd;
 /// Logs that real virt-v2v printed, through the parsers.
 mod parser_replay;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
