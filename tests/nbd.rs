@@ -9,6 +9,8 @@
 mod evil_handshake;
 /// Replies that are wrong, late, reordered or cut short.
 mod evil_replies;
+/// Block status that lies, and requests that the server must never see.
+mod evil_requests;
 /// Real servers: what is read, written and told is right.
 mod real;
 /// Real servers that fail, insist or die.
