@@ -23,7 +23,7 @@ pub struct Budget {
 struct Shared {
     permits: Arc<Semaphore>,
     total: u32,
-    /// Memory that was given back, oldest first.
+    /// Memory that was given back.
     idle: RefCell<Vec<Vec<u8>>>,
     /// Capacity of the idle memory and of all buffers.
     held: Cell<usize>,
@@ -58,20 +58,24 @@ fn units(bytes: usize) -> u32 {
 
 impl Shared {
     fn take(&self, length: usize) -> Vec<u8> {
+        // Whole pages, as the permit counts them; only memory of the same size is used again.
+        let capacity = length.max(1).next_multiple_of(UNIT);
         let mut idle = self.idle.borrow_mut();
-        if let Some(place) = idle.iter().rposition(|memory| memory.capacity() >= length) {
-            let mut memory = idle.swap_remove(place);
-            memory.resize(length, 0);
-            return memory;
-        }
-        let limit = self.total as usize * UNIT;
-        while self.held.get() + length > limit
-            && let Some(memory) = idle.pop()
-        {
-            self.held.set(self.held.get() - memory.capacity());
-        }
-        let memory = vec![0; length];
-        self.held.set(self.held.get() + memory.capacity());
+        let mut memory = match idle.iter().rposition(|memory| memory.capacity() == capacity) {
+            Some(place) => idle.swap_remove(place),
+            None => {
+                let limit = self.total as usize * UNIT;
+                while self.held.get() + capacity > limit
+                    && let Some(memory) = idle.pop()
+                {
+                    self.held.set(self.held.get() - memory.capacity());
+                }
+                let memory = vec![0; capacity];
+                self.held.set(self.held.get() + memory.capacity());
+                memory
+            }
+        };
+        memory.resize(length, 0);
         memory
     }
 
@@ -157,13 +161,14 @@ mod tests {
     fn idle_memory_and_buffers_together_stay_within_the_budget() {
         run(async {
             let budget = Budget::new(1 << 20);
-            for length in [4096, 65536, 1 << 20, 300_000, 5000, 900_000, 1] {
-                let few: Vec<Buffer> = vec![budget.buffer(length).await];
+            for length in [4096, 65_536, 300_000, 5000, 400_000, 1, 400_001, 4096] {
+                let pair = [budget.buffer(length).await, budget.buffer(600_000 - length).await];
+                let used: usize = pair.iter().map(|buffer| buffer.bytes.capacity()).sum();
                 let idle: usize = budget.shared.idle.borrow().iter().map(Vec::capacity).sum();
-                let used: usize = few.iter().map(|buffer| buffer.bytes.capacity()).sum();
                 assert_eq!(idle + used, budget.shared.held.get());
-                assert!(budget.shared.held.get() <= 1 << 20, "{}", budget.shared.held.get());
+                assert!(idle + used <= 1 << 20, "{idle} and {used}");
             }
+            assert!(budget.shared.idle.borrow().len() > 2, "nothing is used again");
         });
     }
 }

@@ -205,6 +205,7 @@ impl Client {
         let end = offset + length;
         let mut found = Vec::new();
         let (mut at, mut most) = (offset, MAX_RANGE);
+        let mut failed = None;
         while at < end {
             let length = u32::try_from(end - at).unwrap_or(most).min(most);
             let next = match self.block_status(at, length).await {
@@ -217,7 +218,7 @@ impl Client {
                     continue;
                 }
                 Err(error @ Error::Server { .. }) => {
-                    tracing::warn!("{error}: the range is read as data");
+                    failed.get_or_insert(error);
                     found.push(Extent::new(at, length.into(), Kind::Data));
                     at + u64::from(length)
                 }
@@ -227,6 +228,9 @@ impl Client {
             let minimum = u64::from(self.export.blocks().minimum);
             at = next.next_multiple_of(minimum).min(end);
             found.push(Extent::new(next, at - next, Kind::Data));
+        }
+        if let Some(error) = failed {
+            tracing::warn!("{error}: what it does not say about is read as data");
         }
         Ok(Extents::normalize(found))
     }

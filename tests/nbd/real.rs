@@ -142,6 +142,23 @@ fn what_is_written_zeroed_and_trimmed_on_many_connections_is_what_the_disk_then_
 }
 
 #[test]
+fn there_are_as_many_connections_as_the_server_is_good_for() {
+    for (arguments, connections) in [
+        (&["memory", "1M"][..], 4),
+        (&["--filter=multi-conn", "memory", "1M", "multi-conn-mode=disable"], 1),
+        (&["--filter=limit", "memory", "1M", "limit=2"], 2),
+    ] {
+        let Some(served) = Served::nbdkit(arguments) else { return };
+        run(async {
+            let pool = pool(&served, &Options::default(), 4).await;
+            assert_eq!(pool.connections(), connections, "{arguments:?}");
+            assert!(content(&pool, 4096).await == vec![0; 1 << 20]);
+            pool.disconnect().await.expect("a clean end");
+        });
+    }
+}
+
+#[test]
 fn a_file_behind_nbdkit_holds_what_was_written_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("disk");

@@ -29,8 +29,8 @@ impl Served {
         installed(&["nbdkit", "nbdinfo"])?;
         let socket = directory.path().join("socket");
         let mut command = Command::new("nbdkit");
-        command.args(["-f", "-U"]).arg(&socket).args(arguments);
-        Some(Self::start(directory, command, Address::Unix(socket)))
+        command.args(["-f", "-U"]).arg(&socket);
+        Some(Self::start(directory, command, arguments, Address::Unix(socket)))
     }
 
     /// nbdkit on a port of the loopback.
@@ -41,9 +41,9 @@ impl Served {
             free.local_addr().expect("its address").port()
         };
         let mut command = Command::new("nbdkit");
-        command.args(["-f", "-i", "127.0.0.1", "-p", &port.to_string()]).args(arguments);
+        command.args(["-f", "-i", "127.0.0.1", "-p", &port.to_string()]);
         let address = Address::Tcp("127.0.0.1".into(), port);
-        Some(Self::start(tempfile::tempdir().expect("directory"), command, address))
+        Some(Self::start(tempfile::tempdir().expect("directory"), command, arguments, address))
     }
 
     /// qemu-nbd with these arguments, of which the image is the last.
@@ -51,12 +51,20 @@ impl Served {
         installed(&["qemu-nbd", "qemu-img", "qemu-io", "nbdinfo"])?;
         let socket = directory.path().join("socket");
         let mut command = Command::new("qemu-nbd");
-        command.arg("-t").arg("-k").arg(&socket).args(arguments).current_dir(directory.path());
-        Some(Self::start(directory, command, Address::Unix(socket)))
+        command.arg("-t").arg("-k").arg(&socket).current_dir(directory.path());
+        Some(Self::start(directory, command, arguments, Address::Unix(socket)))
     }
 
-    fn start(directory: tempfile::TempDir, mut command: Command, address: Address) -> Self {
+    fn start(
+        directory: tempfile::TempDir,
+        mut command: Command,
+        arguments: &[&str],
+        address: Address,
+    ) -> Self {
         let log = std::fs::File::create(directory.path().join("log")).expect("log");
+        // Both write it when they accept connections; the socket is there a moment before they do.
+        let option = if command.get_program() == "nbdkit" { "-P" } else { "--pid-file" };
+        command.arg(option).arg(directory.path().join("pid")).args(arguments);
         let child = command.stdin(Stdio::null()).stderr(log).spawn().expect("the server starts");
         let mut served = Self { directory, child, address };
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -69,11 +77,7 @@ impl Served {
     }
 
     fn listens(&self) -> bool {
-        match &self.address {
-            // A connection that says nothing counts against qemu-nbd's limit of clients: only look.
-            Address::Unix(path) => path.exists(),
-            Address::Tcp(host, port) => std::net::TcpStream::connect((host.as_str(), *port)).is_ok(),
-        }
+        std::fs::metadata(self.path().join("pid")).is_ok_and(|file| file.len() > 0)
     }
 
     pub fn path(&self) -> &Path {
