@@ -8,6 +8,8 @@
 mod contract;
 /// A disk for states that is full when the job ends.
 mod full_disk;
+/// The NBD client against servers that lie and servers that are real.
+mod nbd;
 /// Logs that real virt-v2v printed, through the parsers.
 mod parser_replay;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
