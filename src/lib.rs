@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod destination;
 pub mod document;
 pub mod event;
+pub mod export;
 pub mod follow;
 pub mod job;
 pub mod journal;
