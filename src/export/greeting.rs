@@ -41,8 +41,9 @@ pub(super) async fn ask(socket: &Path) -> std::io::Result<Answer> {
     // NBD_FLAG_FIXED_NEWSTYLE and NBD_FLAG_NO_ZEROES, as far as the server has them.
     let flags = u32::from(flags.last().copied().unwrap_or_default() & 3);
     stream.write_all(&flags.to_be_bytes()).await?;
-    // The default export, no kind of information in particular.
-    send(&mut stream, OPT_INFO, &[0; 6]).await?;
+    // No name: the default export. Then one kind of information, NBD_INFO_BLOCK_SIZE: qemu-nbd 7.2 refuses a vhdx, whose
+    // blocks are not bytes, to a client that does not ask for it.
+    send(&mut stream, OPT_INFO, &[0, 0, 0, 0, 0, 1, 0, 3]).await?;
     for _ in 0..MOST_REPLIES {
         match reply(&mut stream).await? {
             (REP_ACK | REP_ERR_UNSUP, _) => {
