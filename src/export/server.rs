@@ -236,9 +236,13 @@ impl Server {
 
     /// Stops it: SIGTERM, 10 s, SIGKILL. Its socket and pid file are gone afterwards (contract.md 10, bug 23).
     pub async fn stop(self) {
+        self.stop_within(STOP_PATIENCE).await;
+    }
+
+    async fn stop_within(self, patience: Duration) {
         if process::exit_of(self.pid).is_none() {
             process::signal_group(self.pid, Signal::SIGTERM);
-            if tokio::time::timeout(STOP_PATIENCE, self.ended()).await.is_err() {
+            if tokio::time::timeout(patience, self.ended()).await.is_err() {
                 tracing::warn!("{} does not end: killing its group", self.program.display());
                 process::signal_group(self.pid, Signal::SIGKILL);
                 if tokio::time::timeout(STOP_PATIENCE, self.ended()).await.is_err() {

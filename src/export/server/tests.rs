@@ -116,3 +116,37 @@ async fn whatever_listens_there_is_not_believed() {
         std::fs::remove_file(&socket).unwrap();
     }
 }
+
+/// A server that runs, without having been asked whether it serves.
+fn running(directory: &Path, script: &str) -> Server {
+    let files = Files::new(directory, Program::Nbdkit, 1);
+    for path in [&files.socket, &files.pid] {
+        std::fs::write(path, "").unwrap();
+    }
+    let mut tool = Tool::new(Path::new("/bin/sh"), "test");
+    tool.command().args(["-c", script]);
+    let (program, scrubber) = (PathBuf::from("/bin/sh"), Scrubber::default());
+    Server { pid: tool.spawn().unwrap(), program, disk: "disk 1".to_owned(), files, scrubber, log_start: 0 }
+}
+
+#[tokio::test]
+async fn a_stopped_or_dropped_server_leaves_no_process_socket_or_pid_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(directory.path()).unwrap().count();
+
+    let server = running(directory.path(), "sleep 60");
+    let pid = server.pid();
+    server.stop().await;
+    assert_eq!((process::exit_of(pid), left()), (Some(Exit::Signal(15)), 0));
+
+    let server = running(directory.path(), "trap '' TERM; while :; do sleep 1; done");
+    let pid = server.pid();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.stop_within(Duration::from_millis(200)).await;
+    assert_eq!((process::exit_of(pid), left()), (Some(Exit::Signal(9)), 0));
+
+    let server = running(directory.path(), "sleep 60");
+    let pid = server.pid();
+    drop(server);
+    assert_eq!((process::ended(pid).await, left()), (Exit::Signal(9), 0));
+}
