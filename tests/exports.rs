@@ -7,12 +7,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Once;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -21,65 +20,12 @@ use virt_v2v_wrapper::export::{Export, Files, Filters, Login, Program};
 use virt_v2v_wrapper::process::{self, Exit};
 use virt_v2v_wrapper::source::local::ImageFormat;
 
-use crate::rig::poll;
+mod site;
+use site::{Ssh, find, have, nbdkit_with_vddk, private, qemu_img, raw_disk, run, skip};
 
 const PASSWORD: &str = "Zx81-!pass word'\"$-7431";
-const MIB: u64 = 1 << 20;
 /// A failure is told at once, and "at once" on a busy machine is this.
 const AT_ONCE: Duration = Duration::from_secs(5);
-
-/// May this test run here? With `CI` set, a missing tool is a failure.
-fn have(tools: &[&str]) -> bool {
-    let missing: Vec<&&str> = tools.iter().filter(|tool| find(tool).is_none()).collect();
-    missing.is_empty() || skip(&format!("not installed: {missing:?}; packaging/install test"))
-}
-
-/// Skips the calling test with this reason (returns false), or fails it in CI.
-fn skip(reason: &str) -> bool {
-    assert!(std::env::var_os("CI").is_none(), "cannot be skipped in CI: {reason}");
-    // Past the test harness, which hides what passing tests print.
-    writeln!(std::io::stderr(), "SKIPPED: {reason}").ok();
-    false
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    directories.map(|directory| directory.join(program)).find(|file| file.is_file())
-}
-
-fn run(command: &mut Command) -> Vec<u8> {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
-}
-
-fn qemu_img(directory: &Path, arguments: &str) {
-    run(Command::new("qemu-img").current_dir(directory).args(arguments.split(' ')));
-}
-
-/// A job's private directory.
-fn private() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("exp-").tempdir().unwrap()
-}
-
-/// A raw disk with data in places, holes between them, and an odd number of sectors.
-fn raw_disk(path: &Path) {
-    let file = fs::File::create(path).unwrap();
-    file.set_len(9 * MIB + 512).unwrap();
-    let mut noise = 88_172_645_463_325_252_u64;
-    for offset in [0, 2 * MIB + 4096, 5 * MIB, 9 * MIB - 1024] {
-        let data: Vec<u8> = (0..192)
-            .flat_map(|_| {
-                noise ^= noise << 13;
-                noise ^= noise >> 7;
-                noise ^= noise << 17;
-                noise.to_le_bytes()
-            })
-            .collect();
-        file.write_all_at(&data, offset).unwrap();
-    }
-}
 
 async fn try_serve(program: &Path, export: &Export, private: &Path) -> Result<Server, ExportError> {
     let filters = match export.program() {
@@ -254,30 +200,6 @@ async fn a_server_that_is_killed_is_noticed() {
     stop(server, directory.path()).await;
 }
 
-/// An nbdkit that knows the word `vddk`: the stand-in of tests/rigs, with a vCenter's password.
-fn nbdkit_with_vddk(directory: &Path) -> PathBuf {
-    static BUILT: Once = Once::new();
-    let plugin = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nbdkit-vddk-exports.so");
-    BUILT.call_once(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rigs/nbdkit-vddk.c");
-        run(Command::new("cc").args(["-O2", "-Wall", "-shared", "-fPIC", "-o"]).args([&plugin, &source]));
-    });
-    fs::write(directory.join("password"), PASSWORD).unwrap();
-    let front = directory.join("nbdkit");
-    // nbdkit looks for plugins in one built-in directory only.
-    let script = format!(
-        "#!/usr/bin/env bash\nexport VDDK_SIM_ROOT='{dir}/root' VDDK_SIM_LOG='{dir}/vddk.log' \
-         VDDK_SIM_PASSWORD_FILE='{dir}/password'\nargs=()\nfor a in \"$@\"; do [ \"$a\" = vddk ] && a='{plugin}'; \
-         args+=(\"$a\"); done\nexec '{nbdkit}' \"${{args[@]}}\"\n",
-        dir = directory.display(),
-        plugin = plugin.display(),
-        nbdkit = find("nbdkit").unwrap().display()
-    );
-    fs::write(&front, script).unwrap();
-    fs::set_permissions(&front, fs::Permissions::from_mode(0o755)).unwrap();
-    front
-}
-
 fn vddk(password: &str, libdir: &Path) -> Export {
     Export::Vddk {
         server: "vc.example.com".to_owned(),
@@ -299,7 +221,7 @@ async fn a_vddk_disk_is_served_and_its_password_is_seen_nowhere() {
         return;
     }
     let (directory, rig) = (private(), private());
-    let nbdkit = nbdkit_with_vddk(rig.path());
+    let nbdkit = nbdkit_with_vddk(rig.path(), PASSWORD);
     let disk = rig.path().join("root/vm-62/snapshot-9/disk1.vmdk");
     fs::create_dir_all(disk.parent().unwrap()).unwrap();
     raw_disk(&disk);
@@ -328,7 +250,7 @@ async fn a_wrong_password_ends_in_a_sentence_at_once() {
         return;
     }
     let (directory, rig) = (private(), private());
-    let nbdkit = nbdkit_with_vddk(rig.path());
+    let nbdkit = nbdkit_with_vddk(rig.path(), PASSWORD);
     let begun = Instant::now();
     let export = vddk("wrong-5512", rig.path());
     let error = try_serve(&nbdkit, &export, directory.path()).await.err().unwrap().to_string();
@@ -342,56 +264,69 @@ async fn a_wrong_password_ends_in_a_sentence_at_once() {
     assert!(!error.to_string().contains(PASSWORD));
 }
 
-/// A helper of a test, terminated at its end.
-struct Helper(Child);
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        kill(nix::unistd::Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).ok();
-        self.0.wait().ok();
+/// Over a real sshd the flat file is read with the agent's key or the account's password; without, the refusal is told.
+#[tokio::test]
+async fn an_ssh_disk_is_served_to_whom_the_host_knows() {
+    let tools =
+        ["nbdkit", "nbdcopy", "sshd", "ssh-agent", "ssh-add", "ssh-keygen", "openssl", "useradd", "userdel"];
+    if !have(&tools) || !(nix::unistd::geteuid().is_root() || skip("only root can start an sshd")) {
+        return;
+    }
+    let (directory, rig) = (private(), Ssh::start(PASSWORD));
+    raw_disk(&rig.path("vm-flat.vmdk"));
+    let agent = || Login::Agent(rig.path("agent"));
+    let export = |user: &str, login| Export::Ssh {
+        host: "127.0.0.1".to_owned(),
+        port: Some(rig.port),
+        user: user.to_owned(),
+        path: rig.path("vm.vmdk").to_str().unwrap().to_owned(),
+        login,
+        known_hosts: Some(rig.path("known_hosts")),
+    };
+    let nbdkit = find("nbdkit").unwrap();
+    for login in [agent(), Login::Password("wrong-5512".into())] {
+        let begun = Instant::now();
+        let error = try_serve(&nbdkit, &export(rig.account(), login), directory.path()).await.err().unwrap();
+        assert!(matches!(error, ExportError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("authenticat"), "{error}");
+        assert!(!error.to_string().contains("5512"), "{error}");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    }
+    rig.add_key();
+    for export in [export("root", agent()), export(rig.account(), Login::Password(PASSWORD.into()))] {
+        let server = try_serve(&nbdkit, &export, directory.path()).await.unwrap();
+        assert!(read_back(&server, &rig.path("copy")) == fs::read(rig.path("vm-flat.vmdk")).unwrap());
+        for file in ["cmdline", "environ"] {
+            let bytes = fs::read(format!("/proc/{}/{file}", server.pid())).unwrap();
+            assert!(!String::from_utf8_lossy(&bytes).contains(PASSWORD), "{file}");
+        }
+        stop(server, directory.path()).await;
     }
 }
 
-/// Over a real sshd: by the agent's key the flat file is read; without a key the refusal is told, not waited for.
+/// A client that never goes does not keep a server from ending, not even for the ten seconds before it is killed.
 #[tokio::test]
-async fn an_ssh_disk_is_served_to_whom_the_host_knows() {
-    if !have(&["nbdkit", "nbdcopy", "sshd", "ssh-agent", "ssh-add", "ssh-keygen"]) {
+async fn a_server_stops_though_a_client_is_connected() {
+    if !have(&["nbdkit", "qemu-nbd", "qemu-img"]) {
         return;
     }
-    if !nix::unistd::geteuid().is_root() && !skip("only root can start an sshd") {
-        return;
-    }
-    let (directory, rig) = (private(), private());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let sshd = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rigs/sshd");
-    let start = |command: &mut Command| Helper(command.stdin(Stdio::null()).spawn().unwrap());
-    let _sshd = start(Command::new(sshd).arg(rig.path()).arg(port.to_string()));
-    let socket = rig.path().join("agent");
-    let _agent = start(Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()));
-    let ready = || (socket.exists() && TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(());
-    poll(Duration::from_secs(60), ready).expect("sshd and ssh-agent");
-    raw_disk(&rig.path().join("vm-flat.vmdk"));
-    let export = |login| Export::Ssh {
-        host: "127.0.0.1".to_owned(),
-        port: Some(port),
-        user: "root".to_owned(),
-        path: rig.path().join("vm.vmdk").to_str().unwrap().to_owned(),
-        login,
-        known_hosts: Some(rig.path().join("known_hosts")),
-    };
-    let nbdkit = find("nbdkit").unwrap();
-    for login in [Login::Agent(socket.clone()), Login::Password("wrong-5512".into())] {
+    let directory = private();
+    raw_disk(&directory.path().join("d.raw"));
+    qemu_img(directory.path(), "convert -f raw -O qcow2 d.raw d.qcow2");
+    for (program, export) in [
+        ("nbdkit", Export::File { path: directory.path().join("d.raw") }),
+        ("qemu-nbd", Export::Image { path: directory.path().join("d.qcow2"), format: ImageFormat::Qcow2 }),
+    ] {
+        let server = serve(program, &export, directory.path()).await;
+        let mut client = UnixStream::connect(server.socket()).unwrap();
+        client.read_exact(&mut [0; 18]).unwrap();
+        // NBD_OPT_GO for the default export.
+        client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0").unwrap();
+        client.read_exact(&mut [0; 20]).unwrap();
         let begun = Instant::now();
-        let error = try_serve(&nbdkit, &export(login), directory.path()).await.err().unwrap();
-        assert!(matches!(error, ExportError::Refused { .. }), "{error}");
-        assert!(error.to_string().contains("authenticat"), "{error}");
-        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        stop(server, directory.path()).await;
+        assert!(begun.elapsed() < AT_ONCE, "{program}: {:?}", begun.elapsed());
     }
-    run(Command::new("ssh-add").arg("-q").arg(rig.path().join("id")).env("SSH_AUTH_SOCK", &socket));
-    let server = try_serve(&nbdkit, &export(Login::Agent(socket.clone())), directory.path()).await.unwrap();
-    let read = read_back(&server, &rig.path().join("copy"));
-    assert!(read == fs::read(rig.path().join("vm-flat.vmdk")).unwrap());
-    stop(server, directory.path()).await;
 }
 
 /// A filter that nbdkit lacks is not asked for; an nbdkit that hangs costs five seconds, not the job.

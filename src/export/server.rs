@@ -165,23 +165,27 @@ impl Server {
         };
         tracing::info!("{} for {disk} started with pid {pid}", program.display());
         let server = Self { pid, program: program.to_owned(), disk, files, scrubber, log_start };
-        tokio::select! {
+        let answer = tokio::select! {
             biased;
-            exit = server.ended() => Err(server.error_of(exit)),
-            answer = tokio::time::timeout(patience, server.answer()) => match answer {
-                Ok(Answer::Yes) => Ok(server),
-                Ok(Answer::No(text)) => {
-                    let said = server.last_error().unwrap_or_else(|| server.shown(&text));
-                    Err(ExportError::Refused { program: server.program.clone(), disk: server.disk.clone(), said })
-                }
-                Err(_) => Err(ExportError::Silent {
-                    program: server.program.clone(),
-                    disk: server.disk.clone(),
-                    patience,
-                    said: server.last_error().unwrap_or_else(|| "it said nothing".to_owned()),
-                }),
-            },
-        }
+            exit = server.ended() => return Err(server.error_of(exit)),
+            answer = tokio::time::timeout(patience, server.answer()) => answer,
+        };
+        let (program, disk) = (server.program.clone(), server.disk.clone());
+        let said = server.last_error();
+        let error = match answer {
+            Ok(Answer::Yes) => return Ok(server),
+            Ok(Answer::No(text)) => {
+                let said = said.unwrap_or_else(|| server.shown(&text));
+                ExportError::Refused { program, disk, said }
+            }
+            Err(_) => {
+                let said = said.unwrap_or_else(|| "it said nothing".to_owned());
+                ExportError::Silent { program, disk, patience, said }
+            }
+        };
+        // Not by SIGKILL: a vCenter counts the sessions that were not closed.
+        server.stop().await;
+        Err(error)
     }
 
     /// Asks until somebody answers.
