@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use crate::event::Event;
@@ -24,7 +23,7 @@ use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
 use crate::trace;
-use crate::v2v::args::{Arg, CommandLine};
+use crate::v2v::args::CommandLine;
 use crate::v2v::output::{LogParser, MachineLogParser};
 
 /// A cancelled virt-v2v may take this long: SIGTERM is only acted on when a libguestfs call returns
@@ -131,24 +130,11 @@ fn tool(job: &Job, command_line: CommandLine, log: &Path) -> Result<Tool, Conver
     file.set_len(0).and_then(|()| file.set_permissions(Permissions::from_mode(0o644))).map_err(error)?;
     create_machine_log(&job.files.machine_readable_log())?;
 
-    let mut tool = Tool::new(&job.plan.tools.virt_v2v, &job.files.tag);
-    tracing::info!("running {} {}", job.plan.tools.virt_v2v.display(), command_line.redacted());
+    let mut tool =
+        Tool::with(&job.plan.tools.virt_v2v, &job.files.tag, command_line).map_err(ConvertError::Seal)?;
     if !nix::unistd::getuid().is_root() {
         // libguestfs would look for a session that a daemon does not have (contract.md 2.5).
         tool.command().env_remove("XDG_RUNTIME_DIR");
-    }
-    for arg in command_line.args {
-        let arg = value(&mut tool, arg)?;
-        tool.command().arg(arg);
-    }
-    for (name, _) in std::env::vars_os() {
-        if command_line.env_without.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            tool.command().env_remove(name);
-        }
-    }
-    for (name, arg) in command_line.env {
-        let arg = value(&mut tool, arg)?;
-        tool.command().env(name, arg);
     }
     let second = file.try_clone().map_err(error)?;
     tool.command().stdout(file).stderr(second);
@@ -161,19 +147,6 @@ fn create_machine_log(path: &Path) -> Result<(), ConvertError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o644).open(path).map_err(error)?;
     file.set_permissions(Permissions::from_mode(0o644)).map_err(error)
-}
-
-fn value(tool: &mut Tool, arg: Arg) -> Result<std::ffi::OsString, ConvertError> {
-    match arg {
-        Arg::Plain(value) => Ok(value),
-        Arg::SecretFile { prefix, content } => {
-            let sealed = process::sealed("virt-v2v-secret", content.expose_secret().as_bytes())
-                .map_err(ConvertError::Seal)?;
-            let mut value = std::ffi::OsString::from(prefix);
-            value.push(tool.hand_over(sealed));
-            Ok(value)
-        }
-    }
 }
 
 struct Logs {
@@ -207,7 +180,7 @@ impl Running<'_> {
                     Some(signal) => self.stop(Stopped::Cancelled(signal)),
                     None => {
                         let reaped = process::reap();
-                        if let Some(exit) = reaped.exit_of(self.pid) {
+                        if let Some(exit) = process::exit_of(self.pid) {
                             return exit;
                         }
                         for (pid, signal) in reaped.signalled {

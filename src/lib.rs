@@ -18,6 +18,7 @@ pub mod destination;
 pub mod document;
 pub mod event;
 pub mod extent;
+pub mod export;
 pub mod follow;
 pub mod job;
 pub mod journal;

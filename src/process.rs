@@ -1,7 +1,8 @@
 //! Processes: tools in sessions of their own, sealed memfds for what they must read, and nothing left behind.
 //!
 //! qemu-nbd outlives a killed virt-v2v (virt-v2v-output.md 5): what a tool leaves is found below the subreaper that
-//! started it, and, when that was killed too, by the job's tag in every process's environment ([`MARKER`]). Nothing here knows what the tools are for.
+//! started it, and, when that was killed too, by the job's tag in every process's environment ([`MARKER`]). Nothing here
+//! knows what the tools are for. How they ended is kept in [`children`].
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -16,11 +17,13 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid, setsid};
 
-use crate::trace;
+pub mod children;
+mod command_line;
+
 pub use crate::v2v::failure::Exit;
+pub use children::{Reaped, ended, exit_of, reap};
 
 /// Environment variable that names the job in each of its processes.
 pub const MARKER: &str = "VIRT_V2V_WRAPPER_JOB";
@@ -59,14 +62,13 @@ impl Tool {
     pub fn spawn(mut self) -> std::io::Result<Pid> {
         let keep: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
         let parent = getpid();
-        // SAFETY: the closure runs between fork and exec in the child of a process whose other threads (none exist)
-        // hold no locks; it makes only async-signal-safe system calls and touches only memory moved into it.
+        // SAFETY: the closure runs between fork and exec; whatever locks other threads hold (the program has none, a
+        // test has), it makes only async-signal-safe system calls and touches only memory moved into it.
         unsafe {
             self.command.pre_exec(move || prepare_child(&keep, parent));
         }
-        let child = self.command.spawn()?;
-        // Reaped by `reap`, which waits for every child; `Child` has no destructor that would.
-        Ok(Pid::from_raw(child.id() as i32))
+        // Waited for in `children`; `Child` has no destructor that would.
+        children::start(|| Ok(Pid::from_raw(self.command.spawn()?.id() as i32)))
     }
 }
 
@@ -121,40 +123,6 @@ pub fn sealed(name: &str, content: &[u8]) -> std::io::Result<OwnedFd> {
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(fd)
-}
-
-/// What happened to children since the last look.
-#[derive(Debug, Default)]
-pub struct Reaped {
-    /// Those that ended, adopted ones included.
-    pub ended: Vec<(Pid, Exit)>,
-    /// Signals that were delivered to traced ones ([`crate::trace`]).
-    pub signalled: Vec<(Pid, Signal)>,
-}
-
-impl Reaped {
-    /// How this child ended, if it did.
-    pub fn exit_of(&self, pid: Pid) -> Option<Exit> {
-        self.ended.iter().find(|(ended, _)| *ended == pid).map(|(_, exit)| *exit)
-    }
-}
-
-/// Waits, without blocking, for all children.
-pub fn reap() -> Reaped {
-    let mut reaped = Reaped::default();
-    loop {
-        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => reaped.ended.push((pid, Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => reaped.ended.push((pid, Exit::Signal(signal as i32))),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return reaped,
-            Ok(status) => reaped.signalled.extend(trace::resume(status)),
-            Err(Errno::EINTR) => {}
-            Err(error) => {
-                tracing::error!("cannot wait for children: {error}");
-                return reaped;
-            }
-        }
-    }
 }
 
 /// A process seen in /proc.

@@ -110,7 +110,7 @@ impl Supervisor {
                 deadline = Some(Instant::now() + Duration::from_secs(5));
             }
             let reaped = process::reap();
-            worker_exit = reaped.exit_of(self.worker);
+            worker_exit = process::exit_of(self.worker);
             orphans.extend(reaped.ended);
         }
         let exit = worker_exit.unwrap_or(Exit::Code(1));

@@ -6,6 +6,8 @@
 
 /// The client contract as a table: every folder of `fixtures/contract` is one run of the program.
 mod contract;
+/// Sources served as NBD exports by the real nbdkit and qemu-nbd, read back, and stopped.
+mod exports;
 /// A disk for states that is full when the job ends.
 mod full_disk;
 /// The NBD client against servers that lie and servers that are real.

@@ -91,7 +91,7 @@ fn key_on_stdin(text: &SecretString) -> std::io::Result<Stdio> {
 async fn wait_for(child: Pid, done: impl Fn() -> bool) -> Result<(), Option<Exit>> {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
-        if let Some(exit) = process::reap().exit_of(child) {
+        if let Some(exit) = process::exit_of(child) {
             return Err(Some(exit));
         }
         if Instant::now() >= deadline {
@@ -105,8 +105,7 @@ async fn wait_for(child: Pid, done: impl Fn() -> bool) -> Result<(), Option<Exit
 
 fn describe(exit: Option<Exit>) -> String {
     match exit {
-        Some(Exit::Code(code)) => format!("it ended with exit code {code}"),
-        Some(Exit::Signal(signal)) => format!("signal {signal} killed it"),
+        Some(exit) => exit.to_string(),
         None => format!("it was not ready within {} s", PATIENCE.as_secs()),
     }
 }

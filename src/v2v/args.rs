@@ -26,7 +26,7 @@ pub enum Arg {
     },
 }
 
-/// How virt-v2v is to be run.
+/// How a tool is to be run: virt-v2v, or a server of [`crate::export`].
 #[derive(Debug, Clone, Default)]
 pub struct CommandLine {
     /// Arguments after the program's name.
@@ -51,6 +51,16 @@ pub struct Paths<'a> {
 }
 
 impl CommandLine {
+    /// The secrets in it, for a [`crate::secret::Scrubber`].
+    pub fn secrets(&self) -> Vec<SecretString> {
+        let all = self.args.iter().chain(self.env.iter().map(|(_, arg)| arg));
+        all.filter_map(|arg| match arg {
+            Arg::Plain(_) => None,
+            Arg::SecretFile { content, .. } => Some(content.clone()),
+        })
+        .collect()
+    }
+
     /// The arguments as they may be logged: no secret is in them, and where one is read from stands `***`.
     pub fn redacted(&self) -> String {
         let words = self.args.iter().map(|arg| match arg {
@@ -60,11 +70,13 @@ impl CommandLine {
         words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
     }
 
-    fn add(&mut self, arg: impl AsRef<OsStr>) {
+    /// Adds an argument.
+    pub fn add(&mut self, arg: impl AsRef<OsStr>) {
         self.args.push(Arg::Plain(arg.as_ref().to_owned()));
     }
 
-    fn option(&mut self, name: &str, value: impl AsRef<OsStr>) {
+    /// Adds an option and its value, two arguments.
+    pub fn option(&mut self, name: &str, value: impl AsRef<OsStr>) {
         self.add(name);
         self.add(value);
     }
@@ -81,7 +93,8 @@ impl CommandLine {
         self.args.push(Arg::SecretFile { prefix, content: content.clone() });
     }
 
-    fn env(&mut self, name: &str, value: impl AsRef<OsStr>) {
+    /// Sets an environment variable.
+    pub fn env(&mut self, name: &str, value: impl AsRef<OsStr>) {
         self.env.push((name.to_owned(), Arg::Plain(value.as_ref().to_owned())));
     }
 }

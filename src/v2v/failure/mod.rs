@@ -34,6 +34,15 @@ impl Exit {
     }
 }
 
+impl std::fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(formatter, "it ended with exit code {code}"),
+            Exit::Signal(signal) => write!(formatter, "signal {signal} killed it"),
+        }
+    }
+}
+
 /// What one failed run printed about its failure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Evidence {
