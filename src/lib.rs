@@ -9,6 +9,9 @@
 //! One way, no arrows back. The pure core takes values and gives values: [`document`], [`plan`], [`phase`],
 //! [`event`], [`state`], [`v2v`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
+//!
+//! The ground of the copy engine (two-phase conversion) is laid in [`extent`], [`nbd`] and [`export`]; no job uses them
+//! yet.
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -17,8 +20,8 @@ pub mod daemon;
 pub mod destination;
 pub mod document;
 pub mod event;
-pub mod extent;
 pub mod export;
+pub mod extent;
 pub mod follow;
 pub mod job;
 pub mod journal;
