@@ -4,48 +4,31 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Output};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::rig::poll;
 use crate::rig::sandbox::Sandbox;
+use crate::rig::{json_file, poll};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn spawn(sandbox: &Sandbox, document: &Value) -> Child {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
-        .env("VIRT_V2V_WRAPPER_CONFIG", sandbox.path("config.toml"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(document.to_string().as_bytes()).unwrap();
-    child
+    sandbox.child(&[], &document.to_string())
 }
 
 /// A virt-v2v that succeeds at once; asked what it can do, it also does this. Gives its path.
 fn script(sandbox: &Sandbox, query: &str) -> PathBuf {
-    let path = sandbox.path("bin/succeeds");
-    fs::write(&path, format!("#!/bin/sh\n[ $# = 1 ] || exit 0\n{query}\necho virt-v2v\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
-
-fn state(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    sandbox.script("succeeds", &format!("[ $# = 1 ] || exit 0\n{query}\necho virt-v2v"))
 }
 
 /// The last state of the job that this reply belongs to.
 fn last_state(output: &Output) -> Value {
     let reply: Value = serde_json::from_slice(&output.stdout).unwrap();
     let path = reply["state_file"].as_str().unwrap().to_owned();
-    poll(LIMIT, || Some(state(Path::new(&path))).filter(|state| state["finished"] == json!(true)))
+    poll(LIMIT, || Some(json_file(&path)).filter(|state| state["finished"] == json!(true)))
         .unwrap_or_else(|| panic!("{path} has no final state"))
 }
 
@@ -81,13 +64,13 @@ fn a_job_does_not_inherit_the_success_of_the_one_before() {
                           "source_path": sandbox.path("config.toml"), "output_directory": sandbox.path("out")});
     let first = spawn(&sandbox, &document).wait_with_output().unwrap();
     assert_eq!(first.status.code(), Some(0), "{}", String::from_utf8_lossy(&first.stderr));
-    assert_eq!(state(&sandbox.path("state/state.json"))["failed"], json!(false));
+    assert_eq!(json_file(sandbox.path("state/state.json"))["failed"], json!(false));
 
     // The worker cannot open its log: it ends before it has begun.
     let log = sandbox.path("log/virt-v2v-wrapper.log");
     script(&sandbox, &format!("rm -f {0} && mkdir {0}", log.display()));
     let second = spawn(&sandbox, &document).wait_with_output().unwrap();
-    let state = state(&sandbox.path("state/state.json"));
+    let state = json_file(sandbox.path("state/state.json"));
     assert_eq!(second.status.code(), Some(1), "{state:#}");
     assert_eq!((&state["failed"], &state["finished"]), (&json!(true), &json!(true)), "{state:#}");
     assert_eq!(second.stdout, b"", "no reply for a job that never ran");
@@ -111,5 +94,5 @@ fn the_next_job_may_start_as_soon_as_the_last_state_is_there() {
     let path = sandbox.path("state/state.json");
     let gone = poll(LIMIT, || (!sandbox.path("state/lock").exists()).then_some(()));
     gone.expect("the last supervisor lets go of the place");
-    assert_eq!(state(&path)["failed"], json!(false));
+    assert_eq!(json_file(&path)["failed"], json!(false));
 }

@@ -1,16 +1,14 @@
 //! The verbs beside the document on stdin: `watch`, `jobs`, `schema`, and mistakes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::rig::poll;
 use crate::rig::sandbox::Sandbox;
+use crate::rig::{json_file, poll};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -23,17 +21,7 @@ fn host(name: &str, scenario: &Value) -> Sandbox {
 }
 
 fn run(sandbox: &Sandbox, args: &[&str], stdin: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
-        .args(args)
-        .env("VIRT_V2V_WRAPPER_CONFIG", sandbox.path("config.toml"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A verb that reads no stdin may be gone already.
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-    child.wait_with_output().unwrap()
+    sandbox.child(args, stdin).wait_with_output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -50,10 +38,6 @@ fn start(sandbox: &Sandbox) -> (String, String) {
     let path = reply["state_file"].as_str().unwrap().to_owned();
     let tag = Path::new(&path).parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
     (path, tag)
-}
-
-fn state(path: &str) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 const HALF: &str = "[   1.0] Copying disk 1/1\n▝  50% [********************--------------------]\r";
@@ -94,10 +78,11 @@ fn jobs_lists_and_removes_but_never_a_running_one() {
     assert!(text(&refused.stderr).contains("is running"), "{}", text(&refused.stderr));
 
     let pid =
-        poll(LIMIT, || state(&path)["started"].as_bool().and_then(|_| state(&path)["pid"].as_i64())).unwrap();
+        poll(LIMIT, || json_file(&path)["started"].as_bool().and_then(|_| json_file(&path)["pid"].as_i64()))
+            .unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    poll(LIMIT, || Some(()).filter(|()| state(&path)["finished"] == json!(true))).expect("a last state");
+    poll(LIMIT, || Some(()).filter(|()| json_file(&path)["finished"] == json!(true))).expect("a last state");
     let rows = listed(&sandbox);
     assert_eq!(rows[0]["outcome"], json!("failed"), "{rows:#}");
     assert!(text(&run(&sandbox, &["jobs"], "").stdout).contains(&tag));
@@ -133,7 +118,7 @@ fn every_state_and_the_reply_fit_their_schemas() {
     assert!(of_reply.is_valid(&reply), "{reply:#}");
     let path = reply["state_file"].as_str().unwrap();
     poll(LIMIT, || {
-        let state = state(path);
+        let state = json_file(path);
         assert!(of_state.is_valid(&state), "{state:#}");
         (state["finished"] == json!(true)).then_some(())
     })

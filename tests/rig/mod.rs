@@ -12,7 +12,11 @@ pub mod matching;
 pub mod processes;
 pub mod sandbox;
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 /// Asks until the answer is `Some`, or the time is over.
 pub fn poll<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
@@ -26,4 +30,9 @@ pub fn poll<T>(limit: Duration, mut question: impl FnMut() -> Option<T>) -> Opti
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The JSON in a file that must be there.
+pub fn json_file(path: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("the file is there")).expect("it holds JSON")
 }

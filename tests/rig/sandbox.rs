@@ -3,10 +3,11 @@
 //! A second job may run in the same surroundings (`spawn` again): that is how restarts and locks are tested.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -99,6 +100,29 @@ impl Sandbox {
             .map(|(key, value)| format!("{key} = {}\n", self.substitute(value)))
             .collect();
         fs::write(self.path("config.toml"), toml).expect("config.toml");
+    }
+
+    /// The program, spawned bare: no observer, the caller's own environment, this text on stdin.
+    pub fn child(&self, args: &[&str], stdin: &str) -> Child {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
+            .args(args)
+            .env("VIRT_V2V_WRAPPER_CONFIG", self.path("config.toml"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        // A verb that reads no stdin may be gone already.
+        let _ = child.stdin.take().expect("stdin").write_all(stdin.as_bytes());
+        child
+    }
+
+    /// An executable script of the case; its path.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("script");
+        path
     }
 
     /// Placeholders of a text replaced.
