@@ -2,7 +2,7 @@
 //!
 //! * this file and [`argv`] are pure: what is served, and by which command line (contract.md 6.4)
 //! * [`filters`] asks nbdkit which of its filters exist
-//! * [`server`] starts, watches and stops the process; [`greeting`] asks it over its socket whether it serves
+//! * [`server`] starts, watches and stops the process; `greeting` asks it over its socket whether it serves
 //!
 //! Not here: reading the export (the NBD client), which disks a guest has (the sources), restarting what died (the
 //! copy engine, which knows what was copied).

@@ -1,6 +1,6 @@
 //! The process behind an export: started, watched, stopped. An edge; called by the copy engine, once per disk and round.
 //!
-//! A server is ready when it has opened the disk ([`super::greeting`]). One that ends before is noticed at its end, not
+//! A server is ready when it has opened the disk (`greeting`). One that ends before is noticed at its end, not
 //! after a time-out (contract.md 10, bug 24), and its last `error:` line is the reason that is told. It holds nothing
 //! that must be kept, so it may be killed at any time: dropping it does.
 
@@ -239,6 +239,9 @@ impl Server {
     }
 
     /// Stops it: SIGTERM, 10 s, SIGKILL. Its socket and pid file are gone afterwards (contract.md 10, bug 23).
+    ///
+    /// Hang up first: nbdkit 1.32 more often than not waits for a client that is connected, so that stopping takes the
+    /// whole ten seconds. qemu-nbd does not wait.
     pub async fn stop(self) {
         self.stop_within(STOP_PATIENCE).await;
     }
