@@ -1,9 +1,9 @@
 //! NBD: a small asynchronous client of our own (the reasons are in crates.md 3.10).
 //!
 //! ```text
-//! wire, reply     [pure] bytes of handshake and transmission, both ways
-//! answer          [pure] what came for one request: every byte once, or the server broke the protocol
-//! export          [pure] what the server offers: size, flags, block sizes, as questions
+//! wire, reply     (pure) bytes of handshake and transmission, both ways
+//! answer          (pure) what came for one request: every byte once, or the server broke the protocol
+//! export          (pure) what the server offers: size, flags, block sizes, as questions
 //! handshake       fixed newstyle over any stream, up to an open export
 //! connection      two tasks, send and receive; replies find their request by cookie
 //! client          the operations, on one connection
