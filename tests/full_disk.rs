@@ -38,7 +38,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        // Lazily: the supervisor may still be about to end.
+        // Lazily: after a failure the supervisor may still be there.
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
@@ -85,4 +85,6 @@ fn a_converted_guest_is_kept_and_told_of_as_soon_as_there_is_room() {
     let last = poll(LIMIT, || Some(json_file(&path)).filter(|state| state["finished"] == json!(true)));
     assert_eq!(last.expect("a last state")["failed"], json!(false));
     assert!(output.exists(), "what was converted is the user's");
+    let lock = small.0.join("state/lock");
+    poll(LIMIT, || (!lock.exists()).then_some(())).expect("the supervisor ends");
 }
