@@ -1,4 +1,4 @@
-//! Extents [pure]: which bytes of a disk hold data, which read as zeros, and the algebra of such lists.
+//! Extents (pure): which bytes of a disk hold data, which read as zeros, and the algebra of such lists.
 //!
 //! No clock, no I/O: values in, values out. The NBD client makes lists of block-status descriptors, sources make them
 //! of changed areas, the copy engine intersects, subtracts and splits them, and the journal says what is left of them.

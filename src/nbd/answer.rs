@@ -1,7 +1,7 @@
-//! One request's answer as it comes in, chunk by chunk [pure].
+//! One request's answer as it comes in, chunk by chunk (pure).
 //!
 //! The rules that make a short read impossible to overlook are here: every byte of a read comes exactly once, inside
-//! the request, or the server broke the protocol. No I/O: [`crate::nbd::connection`] reads the bytes and asks where
+//! the request, or the server broke the protocol. No I/O: `nbd::connection` reads the bytes and asks where
 //! they belong.
 
 use std::ops::Range;

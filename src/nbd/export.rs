@@ -1,4 +1,4 @@
-//! What a server offers for one export [pure], as small questions.
+//! What a server offers for one export (pure), as small questions.
 
 use super::wire::{Fault, Info};
 

@@ -1,7 +1,7 @@
 //! The receiving half of a connection: a task that reads replies and wakes who waits for them.
 //!
 //! Every reply is read whole, whoever still waits for it. Nothing is believed: what a chunk may hold and where it
-//! belongs is decided by [`crate::nbd::answer`], before a byte of it is read. Started by [`crate::nbd::connection`].
+//! belongs is decided by [`crate::nbd::answer`], before a byte of it is read. Started by `nbd::connection`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

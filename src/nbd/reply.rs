@@ -1,7 +1,7 @@
-//! The bytes of NBD requests and replies [pure]: the transmission phase.
+//! The bytes of NBD requests and replies (pure): the transmission phase.
 //!
 //! As in [`crate::nbd::wire`], decoding takes a slice, never panics and never believes a length. What a chunk means for
-//! the request it answers is decided in [`crate::nbd::answer`]. Called by [`crate::nbd::connection`] and the tests.
+//! the request it answers is decided in [`crate::nbd::answer`]. Called by `nbd::connection` and the tests.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! The sending half of a connection: a task that writes requests whole, one after the other.
 //!
-//! Started by [`crate::nbd::connection`], which queues what is to be sent.
+//! Started by `nbd::connection`, which queues what is to be sent.
 
 use std::io;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The bytes of an NBD handshake [pure]: greeting, options, their replies.
+//! The bytes of an NBD handshake (pure): greeting, options, their replies.
 //!
 //! Decoding takes a slice and gives a value or a [`Fault`]; it never panics and never believes a length. Requests and
 //! their replies are in [`crate::nbd::reply`]. Section names are those of the NBD project's protocol document. Called
