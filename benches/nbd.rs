@@ -1,8 +1,9 @@
 //! How fast the NBD client reads a sparse disk, beside `nbdcopy` in the same run: seconds, MiB/s, CPU.
 //!
 //! nbdkit serves a file of 1 GiB with 512 MiB of data in pieces of 1 MiB, from the page cache. Both sides ask for
-//! block status and read the data only; nothing is written (`nbdcopy` copies to `null:`). CPU is that of the client
-//! alone; the server's is the same for all. Medians of seven rounds, each round runs all. Needs nbdkit and nbdcopy.
+//! block status and read the data only, which is what MiB/s counts; nothing is written (`nbdcopy` copies to `null:`).
+//! CPU is that of the client alone; the server's is the same for all. Medians of seven rounds, each round runs all.
+//! Needs nbdkit and nbdcopy.
 //! Run with `cargo bench --bench nbd`.
 #![allow(clippy::print_stdout)]
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One way, no arrows back. The pure core takes values and gives values: [`document`], [`plan`], [`phase`],
-//! [`event`], [`state`], [`v2v`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
+//! [`event`], [`state`], [`extent`], [`v2v`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
 //!
 //! The ground of the copy engine (two-phase conversion) is laid in [`extent`], [`nbd`] and [`export`]; no job uses them
