@@ -1,6 +1,6 @@
-//! Phases of a job and the questions one may ask about them (contract.md 3.4).
+//! Phases of a job (contract.md 3.4).
 //!
-//! Pure. What the client sees is [`Phase::text`]; what the program asks are the `can_*` questions.
+//! Pure. What the client sees is [`Phase::text`].
 
 use std::fmt;
 
@@ -21,16 +21,6 @@ impl Phase {
             Phase::Preparing => "Preparing",
             Phase::StartingVirtV2v => "Starting virt-v2v",
         }
-    }
-
-    /// May virt-v2v be started from here?
-    pub fn can_convert(&self) -> bool {
-        matches!(self, Phase::Preparing)
-    }
-
-    /// The phase whose text this is, when a state file is read back.
-    pub fn from_text(text: &str) -> Option<Phase> {
-        [Phase::Preparing, Phase::StartingVirtV2v].into_iter().find(|phase| phase.text() == text)
     }
 }
 

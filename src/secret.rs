@@ -14,14 +14,6 @@ pub fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::
     serializer.serialize_str(secret.expose_secret())
 }
 
-/// The same for an optional secret.
-pub fn expose_option<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    match secret {
-        Some(secret) => serializer.serialize_some(secret.expose_secret()),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// The same for a list of secrets.
 pub fn expose_list<S: Serializer>(secrets: &[SecretString], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(secrets.iter().map(ExposeSecret::expose_secret))

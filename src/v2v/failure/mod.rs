@@ -27,11 +27,6 @@ impl Exit {
             Exit::Signal(signal) => -signal,
         }
     }
-
-    /// From the state file's `return_code`: negative is the number of a signal (contract.md 3.1).
-    pub fn from_return_code(code: i32) -> Self {
-        if code < 0 { Self::Signal(code.saturating_neg()) } else { Self::Code(code) }
-    }
 }
 
 impl std::fmt::Display for Exit {

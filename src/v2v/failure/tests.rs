@@ -103,11 +103,9 @@ fn space_that_ends_before_any_copy_is_the_overlays() {
 }
 
 #[test]
-fn a_negative_return_code_is_a_signal() {
-    for (code, exit) in
-        [(0, Exit::Code(0)), (1, Exit::Code(1)), (-15, Exit::Signal(15)), (i32::MIN, Exit::Signal(i32::MAX))]
-    {
-        assert_eq!(Exit::from_return_code(code), exit);
+fn a_signal_is_a_negative_return_code() {
+    for (code, exit) in [(0, Exit::Code(0)), (1, Exit::Code(1)), (-15, Exit::Signal(15))] {
+        assert_eq!(exit.return_code(), code);
     }
 }
 
