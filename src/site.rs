@@ -168,6 +168,16 @@ impl Site {
         }
     }
 
+    /// A sentence when `VIRT_V2V_WRAPPER_CONFIG` names a file that does not exist: the defaults hold, and somebody who
+    /// mistyped the name should read so.
+    pub fn missing_file(env: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
+        let named = env(FILE_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)?;
+        let missing = !named.exists();
+        missing.then(|| {
+            format!("{FILE_VARIABLE} names {}, which does not exist: the defaults hold", named.display())
+        })
+    }
+
     /// Reads a configuration; `file` is only named in errors.
     pub fn parse(text: &str, file: &Path) -> Result<Site, SiteError> {
         let syntax = |error: &toml::de::Error| {

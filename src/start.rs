@@ -73,10 +73,10 @@ fn begin(stdin: &mut dyn Read) -> Result<Begun, Refused> {
     let bytes = read_document(stdin)?;
     let parsed = document::parse(&bytes);
     drop(bytes);
-    sweep::sweep(directories.jobs());
+    let swept = sweep::sweep(directories.jobs());
     let files = directories.job_files(&job::new_tag());
     let lock = take_place(&files, &directories)?;
-    match prepare(&site, &files, parsed) {
+    match prepare(&site, &files, parsed, &swept) {
         Ok(job) => Ok(Begun { job, lock }),
         Err(Refused(problems)) => {
             record_refusal(&files, &problems);
@@ -90,6 +90,7 @@ fn prepare(
     site: &Site,
     files: &JobFiles,
     parsed: Result<Parsed, document::DocumentError>,
+    swept: &[String],
 ) -> Result<Job, Refused> {
     let Parsed { document, unknown_keys } = parsed.map_err(|error| Refused::because(&error))?;
     let virt_v2v =
@@ -100,11 +101,15 @@ fn prepare(
     )
     .map_err(|error| Refused::because(&error))?;
     let mut plan = plan::plan(document, site, &around).map_err(Refused::for_problems)?;
+    plan.warnings.extend(Site::missing_file(&|name| std::env::var_os(name)));
     let looked = preflight::check(&mut plan).map_err(Refused::for_problems);
     // The vault's keys are known from here on, so the scrubber has them all.
     crate::log::start(&files.wrapper_log(), Scrubber::new(plan.secrets()))
         .map_err(|error| Refused::because(&error))?;
     tracing::info!("Wrapper version {}, uid={}", env!("CARGO_PKG_VERSION"), nix::unistd::getuid());
+    for sentence in swept {
+        tracing::warn!("{sentence}");
+    }
     for key in &unknown_keys {
         tracing::info!("unknown key {key} ignored");
     }

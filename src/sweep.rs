@@ -14,27 +14,21 @@ use crate::{leftovers, process, state_file, supervise};
 
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Closes every dead job among `jobs`.
-pub fn sweep(jobs: impl IntoIterator<Item = JobFiles>) {
-    for files in jobs {
-        if files.lock().exists() {
-            close_if_dead(&files);
-        }
-    }
+/// Closes every dead job among `jobs`; a sentence for each, since no log is open yet when a start calls this.
+pub fn sweep(jobs: impl IntoIterator<Item = JobFiles>) -> Vec<String> {
+    jobs.into_iter().filter(|files| files.lock().exists()).filter_map(|files| close_if_dead(&files)).collect()
 }
 
-fn close_if_dead(files: &JobFiles) {
+fn close_if_dead(files: &JobFiles) -> Option<String> {
     // Held until the end of this function, so that two starts at once do not close the same job twice.
     let _lock = match files.take_lock() {
         Ok(Taken::Free(lock)) => lock,
-        Ok(Taken::Held | Taken::Gone) => return,
-        Err(error) => {
-            tracing::warn!("{}", chain(&error));
-            return;
-        }
+        Ok(Taken::Held | Taken::Gone) => return None,
+        Err(error) => return Some(format!("a dead job could not be closed: {}", chain(&error))),
     };
     let tag = read_tag(&files.directory).unwrap_or_else(|| files.tag.clone());
     leftovers::note(&files.journal(), &process::marked(&tag));
+    let killed = process::marked(&tag).len();
     process::kill_all(|| process::marked(&tag), KILL_PATIENCE);
     let path = files.state();
     let mut state = state_file::read(&path).unwrap_or_else(|error| {
@@ -51,6 +45,7 @@ fn close_if_dead(files: &JobFiles) {
         files.remove_lock();
     }
     state_file::remove_temporary(&files.directory);
+    Some(format!("job {tag} was found dead and closed; {killed} of its processes were still there"))
 }
 
 /// The tag of the job that holds (or held) the lock: it is the lock file's content.

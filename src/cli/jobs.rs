@@ -30,7 +30,10 @@ pub(super) fn run(json: bool, remove: Option<&str>, out: &mut impl Write) -> std
         Ok(directories) => directories,
         Err(error) => return Ok(super::complain(&chain(&error))),
     };
-    sweep::sweep(directories.jobs());
+    for sentence in sweep::sweep(directories.jobs()) {
+        // Beside the list, not in it; a closed stderr loses only this.
+        let _ = writeln!(std::io::stderr(), "{sentence}");
+    }
     let mut jobs = directories.jobs();
     if let Some(tag) = remove {
         return match jobs.into_iter().find(|files| files.tag == tag) {

@@ -70,8 +70,10 @@ fn a_named_file_counts_and_a_missing_one_means_the_defaults() {
     let file = directory.path().join("c.toml");
     let env = |name: &str| (name == FILE_VARIABLE).then(|| file.clone().into_os_string());
     assert_eq!(Site::load(&env).unwrap(), Site::default());
+    assert!(Site::missing_file(&env).unwrap().contains("c.toml"));
     std::fs::write(&file, "daemonize = false").unwrap();
     assert!(!Site::load(&env).unwrap().daemonize);
+    assert_eq!(Site::missing_file(&env), None);
     if !Path::new(DEFAULT_FILE).exists() {
         assert_eq!(Site::load(&|_| None).unwrap(), Site::default());
     }
