@@ -12,7 +12,7 @@ use crate::json::{self, Anything, JsonError};
 
 mod values;
 
-pub use values::{Address, Limit, List, Pairs, Scalar, Seconds};
+pub use values::{Address, Limit, List, Pairs, Scalar, Seconds, Verify};
 
 /// Largest document that is read: far above any real one (a few kB), far below memory.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -155,10 +155,11 @@ pub struct Document {
 
     /// Absolute path of an existing directory of this host: the disks and the libvirt XML are written there.
     pub output_directory: Option<String>,
-    /// Go on with what an earlier, interrupted job of the same document copied.
-    pub resume: Option<bool>,
-    /// Compare the copied disks with the source. Default true.
-    pub verify: Option<bool>,
+    /// Tag of an earlier job of the same document that was interrupted: what it copied is not copied again.
+    pub resume: Option<String>,
+    /// `full` (default): copied disks are read back and compared with what was read from the source; `off`.
+    #[schemars(with = "Option<values::VerifyShape>")]
+    pub verify: Option<Verify>,
 
     /// URL of the oVirt API: selects oVirt as destination.
     #[schemars(with = "Option<String>")]

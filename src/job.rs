@@ -82,6 +82,15 @@ impl JobFiles {
     }
 }
 
+/// Is this the shape of a tag? Then it is no path either.
+pub fn is_tag(text: &str) -> bool {
+    let Some((time, pid)) = text.split_once('-') else { return false };
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let time = time.split_once('T');
+    digits(pid)
+        && time.is_some_and(|(day, hour)| day.len() == 8 && hour.len() == 6 && digits(day) && digits(hour))
+}
+
 /// What became of the attempt to take a lock.
 #[derive(Debug)]
 pub enum Taken {

@@ -23,6 +23,7 @@ pub mod event;
 pub mod export;
 pub mod extent;
 pub mod follow;
+pub mod guest;
 pub mod job;
 pub mod journal;
 pub mod json;

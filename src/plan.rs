@@ -49,6 +49,8 @@ pub struct Plan {
     pub source_disks_given: bool,
     /// Certificates are not verified.
     pub insecure_connection: bool,
+    /// Disks are copied by this program and converted afterwards; `None`: virt-v2v does both (contract.md 6).
+    pub two_phase: Option<TwoPhase>,
     /// False: stay in the foreground, with exit codes 0 / 2 / 1.
     pub daemonize: bool,
     /// Programs and directories of this host.
@@ -59,6 +61,30 @@ pub struct Plan {
     /// destination. They are only here so that no text shows them.
     #[serde(serialize_with = "crate::secret::expose_list")]
     pub extra_secrets: Vec<SecretString>,
+}
+
+/// What a two-phase conversion is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TwoPhase {
+    /// Copies are read back and compared.
+    pub verify: bool,
+    /// Tag of the interrupted job whose copies are taken over.
+    pub resume: Option<String>,
+    /// The programs it needs besides virt-v2v.
+    pub programs: TwoPhasePrograms,
+}
+
+/// Programs of a two-phase conversion, absolute; empty where one was not found (then [`crate::start`] refuses).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TwoPhasePrograms {
+    /// Serves disks of hypervisors and raw files.
+    pub nbdkit: PathBuf,
+    /// Serves images that have a format, and writes qcow2.
+    pub qemu_nbd: PathBuf,
+    /// Makes images and commits overlays.
+    pub qemu_img: PathBuf,
+    /// Converts the copies.
+    pub virt_v2v_in_place: PathBuf,
 }
 
 /// What the program knows of its surroundings, put in by the edge ([`crate::preflight::surroundings`]).
@@ -72,6 +98,8 @@ pub struct Surroundings {
     pub virt_v2v: PathBuf,
     /// A fresh random UUID, for `osp_guest_id`.
     pub guest_id: String,
+    /// What a two-phase conversion would use.
+    pub two_phase_programs: TwoPhasePrograms,
 }
 
 /// Decides everything, or says everything that is wrong. The first problem is what the old program would have said.
@@ -85,7 +113,7 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
     let names = source::names(&mut document, &mut findings);
     let source = source::source(&mut document, &names, site, &mut findings);
     let network_mappings = network::mappings(document.network_mappings.take(), &mut findings);
-    general::phases(&document, host, site, &mut findings);
+    let two_phase = general::phases(&mut document, host, site, around, &mut findings);
     let output_format = general::output_format(document.output_format.take(), &mut findings);
     let destination =
         host.and_then(|host| destination::destination(host, &mut document, site, around, &mut findings));
@@ -98,7 +126,7 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         }
         Some(Seconds::Whole(_)) | None => {}
     }
-    general::no_effect(&document, &mut findings);
+    general::no_effect(&document, two_phase.is_some(), &mut findings);
 
     let allocation = findings.text("allocation", document.allocation.take());
     let source_disks_given = document.source_disks.is_some();
@@ -134,6 +162,7 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         source_disks: document.source_disks.unwrap_or_default(),
         source_disks_given,
         insecure_connection: document.insecure_connection == Some(true),
+        two_phase,
         daemonize: document.daemonize.unwrap_or(site.daemonize),
         tools,
         warnings,

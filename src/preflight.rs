@@ -13,19 +13,21 @@ use nix::unistd::{AccessFlags, access, geteuid};
 
 use crate::json::one_line;
 use crate::plan::problems::Problems;
-use crate::plan::{Destination, LocalSource, Plan, Source, Surroundings};
+use crate::plan::{Destination, LocalSource, Plan, Source, Surroundings, TwoPhasePrograms};
 use crate::{undo, vault};
 
 /// Looks around for [`crate::plan::plan`].
 pub fn surroundings(
     env: &dyn Fn(&str) -> Option<OsString>,
     virt_v2v: PathBuf,
+    two_phase_programs: TwoPhasePrograms,
 ) -> std::io::Result<Surroundings> {
     Ok(Surroundings {
         home: env("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
         // Not canonical: virt-v2v is to see the path the pod's owner knows.
         pod_directory: Path::new("data/vm").exists().then(|| std::path::absolute("data/vm")).transpose()?,
         virt_v2v,
+        two_phase_programs,
         // The kernel's own generator saves a dependency.
         guest_id: std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned(),
     })

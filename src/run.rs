@@ -120,6 +120,10 @@ async fn conduct(
     journal: &mut Journal,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
+    if job.plan.two_phase.is_some() {
+        let message = "two_phase: this version only converts in one phase".to_owned();
+        return Err(Failure { message, outcome: Outcome::Broken });
+    }
     let destination = Selected::of(&job.plan);
     let (command_line, handle) = tokio::select! {
         prepared = prepare(job, journal, &destination) => prepared?,

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
@@ -19,10 +19,10 @@ use crate::job::{self, Job, JobError, JobFiles};
 use crate::journal::Journal;
 use crate::log::chain;
 use crate::plan::problems::Problems;
-use crate::plan::{self, LocalSource, Plan, Source};
+use crate::plan::{self, LocalSource, Plan, Source, TwoPhasePrograms};
 use crate::reply::Reply;
 use crate::secret::Scrubber;
-use crate::site::{Caller, Directories, Site, find_program};
+use crate::site::{Caller, Directories, Site, SiteError, find_program};
 use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
 use crate::v2v::probe;
@@ -93,13 +93,26 @@ fn prepare(
     swept: &[String],
 ) -> Result<Job, Refused> {
     let Parsed { document, unknown_keys } = parsed.map_err(|error| Refused::because(&error))?;
-    let virt_v2v =
-        find_program(site.virt_v2v.as_deref(), "virt-v2v", &[], std::env::var_os("PATH").as_deref());
-    let around = preflight::surroundings(
-        &|name| std::env::var_os(name),
-        virt_v2v.as_ref().ok().cloned().unwrap_or_default(),
-    )
-    .map_err(|error| Refused::because(&error))?;
+    let path = std::env::var_os("PATH");
+    let find = |configured: Option<&Path>, name: &str, extra: &[&Path]| {
+        find_program(configured, name, extra, path.as_deref())
+    };
+    let virt_v2v = find(site.virt_v2v.as_deref(), "virt-v2v", &[]);
+    let nbdkit = find(site.nbdkit.as_deref(), "nbdkit", &[]);
+    let qemu_nbd = find(None, "qemu-nbd", &[]);
+    let qemu_img = find(None, "qemu-img", &[]);
+    // Where distributions keep it (virt-v2v-output.md 9).
+    let libexec = [Path::new("/usr/libexec"), Path::new("/usr/lib/virt-v2v")];
+    let in_place = find(site.virt_v2v_in_place.as_deref(), "virt-v2v-in-place", &libexec);
+    let found = |program: &Result<PathBuf, SiteError>| program.as_ref().ok().cloned().unwrap_or_default();
+    let programs = TwoPhasePrograms {
+        nbdkit: found(&nbdkit),
+        qemu_nbd: found(&qemu_nbd),
+        qemu_img: found(&qemu_img),
+        virt_v2v_in_place: found(&in_place),
+    };
+    let around = preflight::surroundings(&|name| std::env::var_os(name), found(&virt_v2v), programs)
+        .map_err(|error| Refused::because(&error))?;
     let mut plan = plan::plan(document, site, &around).map_err(Refused::for_problems)?;
     plan.warnings.extend(Site::missing_file(&|name| std::env::var_os(name)));
     let looked = preflight::check(&mut plan).map_err(Refused::for_problems);
@@ -121,7 +134,19 @@ fn prepare(
         Refused(vec![format!("cannot create tmp_dir {}: {error}", plan.tools.tmp_dir.display())])
     })?;
     virt_v2v.map_err(|error| Refused::because(&error))?;
+    if plan.two_phase.is_some() {
+        for program in [nbdkit, qemu_nbd, qemu_img, in_place] {
+            program.map_err(|error| Refused(vec![format!("two_phase: {}", chain(&error))]))?;
+        }
+    }
     let capabilities = probe::capabilities(&plan.tools.virt_v2v).map_err(|error| Refused::because(&error))?;
+    if plan.two_phase.is_some() && !capabilities.is_v2() {
+        return Err(Refused(vec![format!(
+            "two_phase needs virt-v2v 2.0 or later, and {} is older: install a newer one, or remove two_phase from the \
+             document to convert in one phase",
+            plan.tools.virt_v2v.display()
+        )]));
+    }
     tracing::debug!("virt-v2v capabilities: {capabilities:?}");
     let mut state = first_state(&plan);
     state_file::write_first(&files.state(), &mut state).map_err(|error| Refused::because(&error))?;

@@ -206,6 +206,32 @@ impl<'de> Deserialize<'de> for Limit {
     }
 }
 
+/// `verify`: `full`, `off`, or a boolean that means one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verify(pub String);
+
+impl<'de> Deserialize<'de> for Verify {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use secrecy::ExposeSecret;
+        let Scalar(text) = Scalar::deserialize(deserializer)?;
+        Ok(Self(match text.expose_secret() {
+            "true" => "full".to_owned(),
+            "false" => "off".to_owned(),
+            other => other.to_owned(),
+        }))
+    }
+}
+
+/// A text or a boolean.
+#[derive(JsonSchema)]
+#[schemars(inline)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its shape is used")]
+pub(super) enum VerifyShape {
+    Text(String),
+    Flag(bool),
+}
+
 /// A text, number or boolean.
 #[derive(JsonSchema)]
 #[schemars(inline)]

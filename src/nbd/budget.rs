@@ -2,12 +2,11 @@
 //!
 //! The permit is in the buffer itself, so a buffer counts wherever it is: in a read on the wire, in one whose future
 //! was dropped, with the copy engine, in a write. Given-back memory is kept and used again within the same limit.
+//! Buffers may go to other threads: that is where they are hashed and written to files.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -17,16 +16,21 @@ const UNIT: usize = 4096;
 /// A number of bytes that buffers may take at a time. Clones share it.
 #[derive(Clone)]
 pub struct Budget {
-    shared: Rc<Shared>,
+    shared: Arc<Shared>,
 }
 
 struct Shared {
     permits: Arc<Semaphore>,
     total: u32,
-    /// Memory that was given back.
-    idle: RefCell<Vec<Vec<u8>>>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// What was given back.
+    idle: Vec<Vec<u8>>,
     /// Capacity of the idle memory and of all buffers.
-    held: Cell<usize>,
+    held: usize,
 }
 
 impl Budget {
@@ -34,7 +38,7 @@ impl Budget {
     pub fn new(bytes: usize) -> Self {
         let total = units(bytes).min(u32::MAX >> 3);
         let permits = Arc::new(Semaphore::new(total as usize));
-        Self { shared: Rc::new(Shared { permits, total, idle: RefCell::default(), held: Cell::new(0) }) }
+        Self { shared: Arc::new(Shared { permits, total, memory: Mutex::default() }) }
     }
 
     /// A buffer of `length` bytes, as soon as there is room for it. What it holds is not defined. One that is larger
@@ -43,7 +47,7 @@ impl Budget {
         let wanted = units(length).clamp(1, self.shared.total);
         // The semaphore is fair (no starving of large requests) and is never closed.
         let permit = Arc::clone(&self.shared.permits).acquire_many_owned(wanted).await.ok();
-        Buffer { bytes: self.shared.take(length), shared: Rc::clone(&self.shared), permit }
+        Buffer { bytes: self.shared.take(length), shared: Arc::clone(&self.shared), permit }
     }
 
     /// Bytes that could be had without waiting.
@@ -57,22 +61,31 @@ fn units(bytes: usize) -> u32 {
 }
 
 impl Shared {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limit(&self) -> usize {
+        self.total as usize * UNIT
+    }
+
     fn take(&self, length: usize) -> Vec<u8> {
         // Whole pages, as the permit counts them; only memory of the same size is used again.
         let capacity = length.max(1).next_multiple_of(UNIT);
-        let mut idle = self.idle.borrow_mut();
+        let mut guard = self.memory();
+        let Memory { idle, held } = &mut *guard;
         let mut memory = match idle.iter().rposition(|memory| memory.capacity() == capacity) {
             Some(place) => idle.swap_remove(place),
             None => {
-                let limit = self.total as usize * UNIT;
-                while self.held.get() + capacity > limit
+                while *held + capacity > self.limit()
                     && let Some(memory) = idle.pop()
                 {
-                    self.held.set(self.held.get() - memory.capacity());
+                    *held -= memory.capacity();
                 }
-                let memory = vec![0; capacity];
-                self.held.set(self.held.get() + memory.capacity());
-                memory
+                *held += capacity;
+                // Not under the lock: clearing pages takes its time.
+                drop(guard);
+                vec![0; capacity]
             }
         };
         memory.resize(length, 0);
@@ -80,10 +93,11 @@ impl Shared {
     }
 
     fn give_back(&self, memory: Vec<u8>) {
-        if self.held.get() <= self.total as usize * UNIT {
-            self.idle.borrow_mut().push(memory);
+        let mut guard = self.memory();
+        if guard.held <= self.limit() {
+            guard.idle.push(memory);
         } else {
-            self.held.set(self.held.get() - memory.capacity());
+            guard.held -= memory.capacity();
         }
     }
 }
@@ -91,7 +105,7 @@ impl Shared {
 /// Counted memory. Gives it back when dropped.
 pub struct Buffer {
     bytes: Vec<u8>,
-    shared: Rc<Shared>,
+    shared: Arc<Shared>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -153,7 +167,7 @@ mod tests {
             let large = budget.buffer(1 << 20).await;
             assert_eq!((large.len(), budget.available()), (1 << 20, 0));
             drop(large);
-            assert_eq!((budget.available(), budget.shared.held.get()), (8192, 0));
+            assert_eq!((budget.available(), budget.shared.memory().held), (8192, 0));
         });
     }
 
@@ -164,11 +178,12 @@ mod tests {
             for length in [4096, 65_536, 300_000, 5000, 400_000, 1, 400_001, 4096] {
                 let pair = [budget.buffer(length).await, budget.buffer(600_000 - length).await];
                 let used: usize = pair.iter().map(|buffer| buffer.bytes.capacity()).sum();
-                let idle: usize = budget.shared.idle.borrow().iter().map(Vec::capacity).sum();
-                assert_eq!(idle + used, budget.shared.held.get());
+                let memory = budget.shared.memory();
+                let idle: usize = memory.idle.iter().map(Vec::capacity).sum();
+                assert_eq!(idle + used, memory.held);
                 assert!(idle + used <= 1 << 20, "{idle} and {used}");
             }
-            assert!(budget.shared.idle.borrow().len() > 2, "nothing is used again");
+            assert!(budget.shared.memory().idle.len() > 2, "nothing is used again");
         });
     }
 }

@@ -6,7 +6,6 @@
 
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +122,7 @@ impl Client {
     pub async fn write(
         &self,
         offset: u64,
-        buffer: &Rc<Buffer>,
+        buffer: &Arc<Buffer>,
         range: Range<usize>,
         fua: bool,
     ) -> Result<(), Error> {
@@ -132,7 +131,7 @@ impl Client {
         let mut start = range.start;
         for length in pieces(range.len() as u64, self.export.max_request()) {
             let end = start + length as usize;
-            let transfer = Transfer::From(Rc::clone(buffer), start..end);
+            let transfer = Transfer::From(Arc::clone(buffer), start..end);
             let at = offset + (start - range.start) as u64;
             let flags = if fua { flag::FUA } else { 0 };
             self.connection.ask(Command::Write, flags, at, length, transfer).await?;

@@ -32,7 +32,7 @@ pub(super) enum Transfer {
     /// A read fills the buffer from this place on.
     Into(Buffer, usize),
     /// A write sends this part of the buffer.
-    From(Rc<Buffer>, Range<usize>),
+    From(Arc<Buffer>, Range<usize>),
 }
 
 /// A request's success.

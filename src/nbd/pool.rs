@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::Buffer;
@@ -93,7 +93,7 @@ impl Pool {
     pub async fn write(
         &self,
         offset: u64,
-        buffer: &Rc<Buffer>,
+        buffer: &Arc<Buffer>,
         range: Range<usize>,
         fua: bool,
     ) -> Result<(), Error> {

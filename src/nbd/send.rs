@@ -5,6 +5,7 @@
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ pub(super) struct Frame {
     /// The request.
     pub(super) head: [u8; reply::REQUEST_LENGTH],
     /// The data of a write.
-    pub(super) data: Option<(Rc<Buffer>, Range<usize>)>,
+    pub(super) data: Option<(Arc<Buffer>, Range<usize>)>,
     /// Whether it is the goodbye.
     pub(super) last: bool,
 }

@@ -2,37 +2,65 @@
 
 use std::path::PathBuf;
 
-use crate::document::Document;
+use crate::document::{Document, Verify};
+use crate::job;
 use crate::plan::destination::Host;
 use crate::plan::problems::Findings;
 use crate::plan::source::Names;
-use crate::plan::{DiskFormat, LuksVault, Surroundings};
-use crate::site::{Layout, Site, TwoPhase};
+use crate::plan::{DiskFormat, LuksVault, Surroundings, TwoPhase};
+use crate::site::{self, Layout, Site};
 
-/// `warm` and `two_phase` (contract.md 1.2).
-pub(super) fn phases(document: &Document, host: Option<Host>, site: &Site, findings: &mut Findings) {
+/// `warm`, `two_phase` and the keys that go with them (contract.md 1.2).
+pub(super) fn phases(
+    document: &mut Document,
+    host: Option<Host>,
+    site: &Site,
+    around: &Surroundings,
+    findings: &mut Findings,
+) -> Option<TwoPhase> {
     let warm = document.warm == Some(true);
     if warm && document.two_phase == Some(false) {
         findings.contract("Cannot disable two-phase conversion when warm conversion is requested");
-        return;
+        return None;
     }
     let key = match (warm, document.two_phase) {
         (true, _) => "warm",
         (false, Some(true)) => "two_phase",
-        (false, _) => return,
+        (false, _) => return None,
     };
     match (site.two_phase, host) {
-        (TwoPhase::Ignore, _) => {
+        (site::TwoPhase::Ignore, _) => {
             findings.warn(format!("{key} is ignored, as the site configuration says: one-phase conversion"));
+            return None;
         }
-        (TwoPhase::Honour, Some(Host::Kubevirt)) => {
+        (site::TwoPhase::Honour, Some(Host::Kubevirt)) => {
             findings.contract("This output does not support two-phase conversion");
+            return None;
         }
-        (TwoPhase::Honour, _) => findings.ours(format!(
-            "{key}: this version converts in one phase only; remove the key or set two_phase = \"ignore\" in the \
-             site configuration"
+        (site::TwoPhase::Honour, Some(Host::Local) | None) => {}
+        (site::TwoPhase::Honour, Some(Host::Ovirt | Host::Openstack)) => findings.ours(format!(
+            "{key}: this version copies disks itself only into output_directory; remove the key or set \
+             two_phase = \"ignore\" in the site configuration"
         )),
     }
+    if warm {
+        findings
+            .ours("warm: this version copies only machines that are switched off; use two_phase".to_owned());
+    }
+    let verify = match document.verify.take() {
+        None => true,
+        Some(Verify(word)) if word == "full" => true,
+        Some(Verify(word)) if word == "off" => false,
+        Some(Verify(word)) => {
+            findings.ours(format!("verify: {word} is neither full nor off"));
+            true
+        }
+    };
+    let resume = findings.text("resume", document.resume.take());
+    if resume.as_deref().is_some_and(|tag| !job::is_tag(tag)) {
+        findings.ours("resume must be the tag of an earlier job, like 20260131T235959-4711".to_owned());
+    }
+    Some(TwoPhase { verify, resume, programs: around.two_phase_programs.clone() })
 }
 
 pub(super) fn output_format(given: Option<String>, findings: &mut Findings) -> Option<DiskFormat> {
@@ -57,7 +85,7 @@ pub(super) fn virtio_win(given: Option<String>, findings: &mut Findings) -> Opti
 }
 
 /// Keys that are accepted and do nothing: the user should know (contract.md 1.2, 1.6).
-pub(super) fn no_effect(document: &Document, findings: &mut Findings) {
+pub(super) fn no_effect(document: &Document, two_phase: bool, findings: &mut Findings) {
     for (given, text) in [
         (
             document.install_drivers == Some(true),
@@ -68,11 +96,11 @@ pub(super) fn no_effect(document: &Document, findings: &mut Findings) {
             "throttling is ignored: this version limits neither processor nor network",
         ),
         (
-            document.resume == Some(true),
+            document.resume.is_some() && !two_phase,
             "resume is ignored: a one-phase conversion starts from the beginning",
         ),
         (
-            document.verify == Some(true),
+            document.verify == Some(Verify("full".to_owned())) && !two_phase,
             "verify is ignored: in a one-phase conversion virt-v2v copies the disks itself",
         ),
     ] {

@@ -7,6 +7,7 @@ use crate::document::parse;
 
 fn around() -> Surroundings {
     Surroundings {
+        two_phase_programs: TwoPhasePrograms::default(),
         home: Some("/home/u".into()),
         pod_directory: None,
         virt_v2v: "/usr/bin/virt-v2v".into(),
@@ -273,13 +274,13 @@ fn the_ca_file_is_the_documents_or_the_sites() {
 fn keys_without_effect_are_warnings() {
     let plan = with(
         "local",
-        json!({"install_drivers": true, "throttling": {"cpu": "50%"}, "virtio_win": "win.iso", "resume": true,
-            "verify": true, "backend": "x", "rhv_debug": true, "vm_uuid": "u", "luks_keys_files": []}),
+        json!({"install_drivers": true, "throttling": {"cpu": "50%"}, "virtio_win": "win.iso", "resume": "20260101T000000-1",
+            "verify": "full", "backend": "x", "rhv_debug": true, "vm_uuid": "u", "luks_keys_files": []}),
     )
     .unwrap();
     assert_eq!(plan.warnings.len(), 5, "{:?}", plan.warnings);
     assert_eq!(plan.tools.virtio_win, None);
-    let plan = with("local", json!({"install_drivers": false, "verify": false, "resume": false})).unwrap();
+    let plan = with("local", json!({"install_drivers": false, "verify": false, "resume": null})).unwrap();
     assert!(plan.warnings.is_empty());
 }
 

@@ -111,7 +111,9 @@ fn the_vault_comes_first_and_fills_the_plan() {
 
 #[test]
 fn surroundings_give_a_fresh_id_each_time() {
-    let look = || surroundings(&|name| (name == "HOME").then(|| "/h".into()), "/v".into()).unwrap();
+    let look = || {
+        surroundings(&|name| (name == "HOME").then(|| "/h".into()), "/v".into(), Default::default()).unwrap()
+    };
     let (one, two) = (look(), look());
     assert_eq!((one.guest_id.len(), one.home), (36, Some("/h".into())));
     assert_ne!(one.guest_id, two.guest_id);

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::export::Export;
+use crate::guest::Guest;
 use crate::job::Job;
 use crate::plan;
 
@@ -34,6 +36,34 @@ pub enum SourceError {
 pub struct Session {
     /// Socket of the agent that holds the key.
     pub ssh_auth_sock: Option<PathBuf>,
+}
+
+/// A guest whose disks are read by the copy engine (contract.md 6).
+#[derive(Debug)]
+pub struct Opened {
+    /// What it is.
+    pub guest: Guest,
+    /// One for each disk of `guest`, in its order.
+    pub disks: Vec<SourceDisk>,
+    /// The libvirt XML that the user gave: then it is what virt-v2v-in-place gets, with other disks in it.
+    pub domain: Option<String>,
+}
+
+/// One disk, ready to be served.
+#[derive(Debug)]
+pub struct SourceDisk {
+    /// By what it is served.
+    pub export: Export,
+    /// `absolute_path` of the state file: where its host keeps it (contract.md 3.5).
+    pub absolute_path: Option<String>,
+    /// Something that changes when the disk's content may have changed: size and time of the file, a change id. `None`
+    /// where the source has no such thing.
+    pub mark: Option<String>,
+    /// Largest read in bytes to begin with: 23 MiB from ESXi, 2 MiB through vCenter (contract.md 6.3, peers.md 6.3
+    /// row 23).
+    pub read_size: u32,
+    /// Connections that may be open to it.
+    pub connections: usize,
 }
 
 /// Makes the source ready. `private` is the job's private directory.

@@ -1,6 +1,6 @@
 //! Replies: a request ends with exactly what the server owes it, or with an error; never with less, never not at all.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -239,7 +239,7 @@ fn a_write_dropped_at_any_moment_leaves_whole_requests_on_the_wire() {
             let budget = Budget::new(1 << 20);
             let mut buffer = budget.buffer(1000).await;
             buffer.fill(7);
-            let buffer = Rc::new(buffer);
+            let buffer = Arc::new(buffer);
             {
                 let mut write = Box::pin(client.write(0, &buffer, 0..1000, false));
                 for _ in 0..polls {

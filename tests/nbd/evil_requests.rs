@@ -1,6 +1,6 @@
 //! Block status that lies, and requests that the server must never see.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use virt_v2v_wrapper::extent::{Extent, Kind};
 use virt_v2v_wrapper::nbd::Options;
@@ -134,7 +134,7 @@ fn requests_keep_to_the_block_sizes_or_are_refused_unsent() {
         let ask = async {
             let buffer = read(&client, &budget, 512, 9488).await.unwrap();
             assert!(buffer[8192..].iter().all(|byte| *byte == 8704_u64 as u8 ^ 1296_u32 as u8));
-            client.write(512, &Rc::new(buffer), 0..4608, true).await.unwrap();
+            client.write(512, &Arc::new(buffer), 0..4608, true).await.unwrap();
         };
         tokio::join!(ask, serve);
     });
@@ -150,7 +150,7 @@ fn what_the_server_does_not_offer_is_refused_unsent() {
             client.trim(0, 512).await,
             client.write_zeroes(0, 512, Zeroes::default()).await,
             client.block_status(0, 512).await.map(drop),
-            client.write(0, &Rc::new(Budget::new(4096).buffer(1).await), 0..1, true).await,
+            client.write(0, &Arc::new(Budget::new(4096).buffer(1).await), 0..1, true).await,
         ];
         for refusal in refusals {
             assert!(matches!(refusal, Err(Error::NotOffered { .. })), "{refusal:?}");

@@ -1,7 +1,7 @@
 //! What real servers hold, and what the client reads, writes and says about it.
 
 use std::num::NonZeroUsize;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use virt_v2v_wrapper::extent::Kind;
 use virt_v2v_wrapper::nbd::Options;
@@ -31,10 +31,10 @@ async fn pool(served: &Served, options: &Options, connections: usize) -> Pool {
     Pool::connect(&served.address, "", options, connections).await.expect("connect")
 }
 
-async fn filled(budget: &Budget, length: usize, byte: u8) -> Rc<Buffer> {
+async fn filled(budget: &Budget, length: usize, byte: u8) -> Arc<Buffer> {
     let mut buffer = budget.buffer(length).await;
     buffer.fill(byte);
-    Rc::new(buffer)
+    Arc::new(buffer)
 }
 
 /// The list of the whole export as nbdinfo writes it.

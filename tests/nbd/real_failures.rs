@@ -1,7 +1,7 @@
 //! Real servers that fail requests, insist on block sizes, refuse, or die.
 
 use std::num::NonZeroUsize;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use virt_v2v_wrapper::extent::{Extent, Kind};
@@ -79,7 +79,7 @@ fn a_full_disk_and_a_failed_flush_are_told_apart() {
     let failing = ["pread=head -c $3 /dev/zero", "flush=echo 'EIO the mount is gone' >&2; exit 1"];
     let Some(flush) = Served::nbdkit(&[&script[..], &failing].concat()) else { return };
     run(async {
-        let buffer = Rc::new(Budget::new(4096).buffer(512).await);
+        let buffer = Arc::new(Budget::new(4096).buffer(512).await);
         let error = connect(&full).await.write(0, &buffer, 0..512, false).await.unwrap_err();
         assert!(error.is_no_space() && !error.ends_connection(), "{error}");
         let client = connect(&flush).await;

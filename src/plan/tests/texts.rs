@@ -36,16 +36,15 @@ fn texts_of_the_contract_general() {
         (json!({"iteration_seconds": -1}), &["Invalid value for `iteration_seconds`"]),
         (json!({"iteration_seconds": "soon"}), &["Invalid value for `iteration_seconds`"]),
         (
-            json!({"two_phase": true}),
+            json!({"two_phase": true, "verify": "some", "resume": "../x"}),
             &[
-                "two_phase: this version converts in one phase only; remove the key or set two_phase = \"ignore\" in the site configuration",
+                "verify: some is neither full nor off",
+                "resume must be the tag of an earlier job, like 20260131T235959-4711",
             ],
         ),
         (
             json!({"warm": true}),
-            &[
-                "warm: this version converts in one phase only; remove the key or set two_phase = \"ignore\" in the site configuration",
-            ],
+            &["warm: this version copies only machines that are switched off; use two_phase"],
         ),
         (
             json!({"nbd_export_only": {"/dev/x": 1}, "vm_name": null}),
