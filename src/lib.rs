@@ -16,6 +16,7 @@
 
 pub mod cli;
 pub mod convert;
+pub mod copy;
 pub mod daemon;
 pub mod destination;
 pub mod document;

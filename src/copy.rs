@@ -1,0 +1,5 @@
+//! The copy engine.
+
+pub mod chunk;
+pub mod ledger;
+pub mod target;
