@@ -1,5 +1,609 @@
-//! The copy engine.
+//! The copy engine: extents of a source in, proven extents of a target out.
+//!
+//! Why it cannot report a wrong disk as right: the only proof of a finished disk is its checksum, in [`Copied`]. The only
+//! way to one is [`Ledger::checksum`], which needs a record of every chunk. The only place that records is
+//! [`Job::prove`], and there each chunk went this way, in this order:
+//!
+//! 1. all its bytes were answered by the source ([`Reader::read`]), or the source says that they are zeros;
+//! 2. they were hashed from the same memory from which they were written, and every write was acknowledged
+//!    ([`Target::put`]);
+//! 3. then the target was flushed ([`Target::flush`]); a failed flush ends the job, nothing of it counts;
+//! 4. then the bytes were read back from the target and hashed, and the hashes are equal ([`Job::compare`]; only this
+//!    step is left out with `"verify": "off"`);
+//! 5. then the record was synced ([`Ledger::record`]).
+//!
+//! A job that is killed at any moment leaves a ledger in which each record is true, so going on means to copy the
+//! chunks without one. [`chunk`] is pure; [`reader`], [`target`] and [`ledger`] are the edges. Called by
+//! [`crate::two_phase`], one [`Job`] a disk.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::extent::{Extent, Extents, Kind};
+use crate::log::chain;
+use crate::nbd::budget::Budget;
 
 pub mod chunk;
 pub mod ledger;
+pub mod reader;
 pub mod target;
+
+use chunk::{CHUNK, Digest, Span, Spans, ZeroDigests};
+use ledger::{Ledger, LedgerError, Record, Standing};
+use reader::{ReadError, Reader};
+use target::{Piece, Target, TargetError};
+
+/// A disk is not copied. What is in its ledger stays true.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The source.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The target.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The record of what is finished.
+    #[error("{}", chain(.0))]
+    Ledger(#[from] LedgerError),
+    /// The target does not hold what was written to it.
+    #[error(
+        "{path} is not what was read from {disk}: read back after a flush, it differs at offset {offset}. Check the \
+         storage below {path}; nothing of this copy can be trusted"
+    )]
+    Mismatch {
+        /// The disk.
+        disk: String,
+        /// The target.
+        path: std::path::PathBuf,
+        /// First byte that differs, or the beginning of the chunk in which one does.
+        offset: u64,
+    },
+    /// The source gives different bytes for the same place.
+    #[error(
+        "{disk} changes while it is copied (seen at offset {offset}): switch the machine off and start the job again"
+    )]
+    SourceChanges {
+        /// The disk.
+        disk: String,
+        /// First byte seen to change, or the beginning of its chunk.
+        offset: u64,
+    },
+    /// Only a part of a chunk was listed, and the rest of it was never copied.
+    #[error("a part of {disk} at offset {offset} was to be copied alone, and the rest never was: please report this")]
+    PartOfNothing {
+        /// The disk.
+        disk: String,
+        /// First byte of the chunk.
+        offset: u64,
+    },
+    /// A task ended before its time; the job is being stopped.
+    #[error("copying {disk} was stopped")]
+    Stopped {
+        /// The disk.
+        disk: String,
+    },
+}
+
+/// How much is done at a time. The defaults are measured (`benches/copy.rs`).
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// Spans of one disk that are read or written at a time.
+    pub spans: usize,
+    /// Bytes that may be written and not yet proven, over all disks; more waits for the proof.
+    pub unproven: usize,
+    /// Written bytes are proven when so much time has passed ..
+    pub prove_every: Duration,
+    /// .. or so many are there.
+    pub prove_bytes: u64,
+    /// Spans that are read back at a time.
+    pub comparing: usize,
+    /// How often a full target is tried again.
+    pub full_retry: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            spans: 16,
+            unproven: 512 << 20,
+            prove_every: Duration::from_millis(500),
+            prove_bytes: 128 << 20,
+            comparing: 3,
+            full_retry: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What the disks of a job share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Memory for data.
+    pub budget: Budget,
+    /// Counted in KiB.
+    unproven: Arc<Semaphore>,
+    /// How much is done at a time.
+    pub tuning: Tuning,
+    /// Waited for before each read: the bandwidth limit.
+    pub limit: Rc<dyn Limit>,
+}
+
+/// A bandwidth limit.
+pub trait Limit {
+    /// Returns when this many bytes may be read.
+    fn take(&self, bytes: u64) -> std::pin::Pin<Box<dyn Future<Output = ()> + '_>>;
+}
+
+/// No limit.
+pub struct Unlimited;
+
+impl Limit for Unlimited {
+    fn take(&self, _: u64) -> std::pin::Pin<Box<dyn Future<Output = ()> + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Shared {
+    /// With `memory` bytes for data.
+    pub fn new(memory: usize, tuning: Tuning, limit: Rc<dyn Limit>) -> Self {
+        let unproven = Arc::new(Semaphore::new(kib(tuning.unproven as u64) as usize));
+        Self { budget: Budget::new(memory), unproven, tuning, limit }
+    }
+}
+
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+/// What a copy says while it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// So many bytes of data must be read, those that were finished before included.
+    ToCopy(u64),
+    /// So many bytes of data are finished.
+    Finished(u64),
+    /// The target is full, and tried again until there is room; `None` when there is.
+    Waiting(Option<String>),
+    /// Worth knowing.
+    Warning(String),
+}
+
+/// A disk is on the target, every byte of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// [`chunk::DiskHasher::checksum`] of the disk.
+    pub checksum: String,
+}
+
+/// The copy of one disk.
+pub struct Job {
+    /// Where it comes from.
+    pub reader: Reader,
+    /// Where it goes.
+    pub target: Target,
+    /// What is finished.
+    pub ledger: Ledger,
+    /// Whether what was written is read back.
+    pub verify: bool,
+    /// Shared with the other disks.
+    pub shared: Shared,
+    /// Called with news.
+    pub tell: Box<dyn Fn(Told)>,
+}
+
+/// A span that was written and not yet proven.
+struct Written {
+    span: Span,
+    digests: Vec<(u64, Digest)>,
+    /// Room that is free again when the span is proven.
+    _unproven: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Counts finished bytes of data.
+#[derive(Default)]
+struct Progress {
+    finished: Cell<u64>,
+}
+
+impl Job {
+    /// Copies what `extents` lists and the ledger does not have. Chunks of which only a part is listed must have been
+    /// copied whole before (a delta); then this may be repeated for each round.
+    pub async fn copy(self: &Rc<Self>, extents: Extents) -> Result<Copied, CopyError> {
+        let size = self.ledger.identity().size;
+        let extents = Rc::new(extents.clamp(size));
+        let partial = self.announce(&extents).await?;
+        let wanted = |index: u64| {
+            self.ledger.standing(index) < Standing::Flushed || partial.binary_search(&index).is_ok()
+        };
+        let progress = Rc::new(Progress::default());
+        let earlier = Spans::new(Rc::clone(&extents), size, CHUNK, |index| !wanted(index));
+        progress.finished.set(earlier.map(|span| span.data()).sum());
+        (self.tell)(Told::ToCopy(extents.covered_by(Kind::Data)));
+        (self.tell)(Told::Finished(progress.finished.get()));
+
+        // Copies of an earlier job are proven again while the rest is copied; what fails is copied after it.
+        let most = u64::from(self.reader.read_size());
+        let job = Rc::clone(self);
+        let missing = Spans::new(Rc::clone(&extents), size, most, {
+            let todo: Vec<bool> = (0..chunk::count(size)).map(wanted).collect();
+            move |index| todo[index as usize]
+        });
+        let (copied, bad) = tokio::join!(job.run(missing, &progress), self.prove_again());
+        copied?;
+        let bad = bad?;
+        if !bad.is_empty() {
+            let again = Spans::new(extents, size, most, move |index| bad.contains(&index));
+            self.run(again, &progress).await?;
+        }
+        self.digest_stale().await?;
+        self.target.was_written();
+        Ok(Copied { checksum: self.ledger.checksum()? })
+    }
+
+    /// Writes and proves side by side.
+    async fn run(
+        self: &Rc<Self>,
+        spans: impl Iterator<Item = Span>,
+        progress: &Rc<Progress>,
+    ) -> Result<(), CopyError> {
+        let (written, to_prove) = mpsc::unbounded_channel();
+        let stop = Rc::new(Cell::new(false));
+        let (wrote, proved) = tokio::join!(
+            self.write_all(spans, written, &stop),
+            self.prove_all(to_prove, progress, &stop)
+        );
+        // The proof knows better why the writer was stopped.
+        proved.and(wrote)
+    }
+
+    /// Reads and writes every span. What was written before an error is still proven.
+    async fn write_all(
+        self: &Rc<Self>,
+        spans: impl Iterator<Item = Span>,
+        written: mpsc::UnboundedSender<Written>,
+        stop: &Rc<Cell<bool>>,
+    ) -> Result<(), CopyError> {
+        let mut running = JoinSet::new();
+        let mut result = Ok(());
+        for span in spans {
+            while running.len() >= self.shared.tuning.spans && result.is_ok() {
+                result = self.joined(running.join_next().await);
+            }
+            if result.is_err() || stop.get() {
+                break;
+            }
+            let bytes = kib(span.data()).clamp(1, kib(self.shared.tuning.unproven as u64));
+            let room = Arc::clone(&self.shared.unproven).acquire_many_owned(bytes).await;
+            let unproven = room.map_err(|_| CopyError::Stopped { disk: self.reader.disk() })?;
+            let (job, written, stop) = (Rc::clone(self), written.clone(), Rc::clone(stop));
+            running.spawn_local(async move {
+                let digests = job.write(&span, &stop).await?;
+                // Nobody listens only when the proof has failed, and that ends the copy.
+                drop(written.send(Written { span, digests, _unproven: unproven }));
+                Ok(())
+            });
+        }
+        // Those that wait for room on a full target need not wait any more.
+        stop.set(stop.get() || result.is_err());
+        while let Some(ended) = running.join_next().await {
+            stop.set(stop.get() || matches!(ended, Ok(Err(_))));
+            result = result.and(self.joined(Some(ended)));
+        }
+        result
+    }
+
+    fn joined(
+        &self,
+        ended: Option<Result<Result<(), CopyError>, tokio::task::JoinError>>,
+    ) -> Result<(), CopyError> {
+        match ended {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(_)) => Err(CopyError::Stopped { disk: self.reader.disk() }),
+        }
+    }
+
+    /// Reads one span and writes it.
+    async fn write(&self, span: &Span, stop: &Cell<bool>) -> Result<Vec<(u64, Digest)>, CopyError> {
+        let pieces = Arc::new(self.read(span).await?);
+        let mut waiting = false;
+        loop {
+            match self.target.put(&pieces, span.data() > 0).await {
+                Ok(digests) => {
+                    if waiting {
+                        (self.tell)(Told::Waiting(None));
+                    }
+                    return Ok(self.with_zeros(span, digests));
+                }
+                Err(error) if error.is_full() && !stop.get() => {
+                    if !waiting {
+                        tracing::warn!("{error}: waiting for room");
+                    }
+                    waiting = true;
+                    let path = self.target.path().display();
+                    (self.tell)(Told::Waiting(Some(format!("room for {path}: its file system is full"))));
+                    tokio::time::sleep(self.shared.tuning.full_retry).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The span's content, in pieces of the size that the source likes.
+    async fn read(&self, span: &Span) -> Result<Vec<Piece>, ReadError> {
+        let size = u64::from(self.reader.read_size()).max(1);
+        let mut wanted = Vec::new();
+        for extent in &span.extents {
+            if extent.kind.is_zero() {
+                wanted.push(extent);
+                continue;
+            }
+            let mut at = extent.offset;
+            while at < extent.end() {
+                let length = (extent.end() - at).min(size);
+                wanted.push(Extent::new(at, length, Kind::Data));
+                at += length;
+            }
+        }
+        let data = span.data();
+        if data == 0 {
+            // Zeros need no memory. A run may be as long as the disk: see `with_zeros`.
+            return Ok(wanted.into_iter().map(|extent| Piece { extent, data: None }).collect());
+        }
+        self.shared.limit.take(data).await;
+        let room = &self.shared.budget.reserve(data as usize).await;
+        let reads = wanted.into_iter().map(|extent| async move {
+            let data = match extent.kind {
+                Kind::Data => {
+                    let buffer = self.reader.read(extent.offset, extent.length as usize, room).await?;
+                    Some(Arc::new(buffer))
+                }
+                Kind::Hole | Kind::Zero => None,
+            };
+            Ok(Piece { extent, data })
+        });
+        all(reads).await
+    }
+
+    /// The digests of a span of whole chunks that are zeros are known.
+    fn with_zeros(&self, span: &Span, digests: Vec<(u64, Digest)>) -> Vec<(u64, Digest)> {
+        let size = self.ledger.identity().size;
+        if span.data() > 0 || !span.is_whole(size) {
+            return digests;
+        }
+        let zeros = ZeroDigests::new(size);
+        span.chunks.clone().map(|index| (index, zeros.of(index))).collect()
+    }
+
+    /// Takes what was written, and makes it count.
+    async fn prove_all(
+        &self,
+        mut written: mpsc::UnboundedReceiver<Written>,
+        progress: &Progress,
+        stop: &Cell<bool>,
+    ) -> Result<(), CopyError> {
+        while let Some(first) = written.recv().await {
+            let batch = self.gather(first, &mut written).await;
+            if let Err(error) = self.prove(batch, progress).await {
+                stop.set(true);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is written within the time, or until it is enough.
+    async fn gather(
+        &self,
+        first: Written,
+        written: &mut mpsc::UnboundedReceiver<Written>,
+    ) -> Vec<Written> {
+        let until = Instant::now() + self.shared.tuning.prove_every;
+        let mut bytes = first.span.data();
+        let mut batch = vec![first];
+        while bytes < self.shared.tuning.prove_bytes {
+            match tokio::time::timeout_at(until, written.recv()).await {
+                Ok(Some(next)) => {
+                    bytes += next.span.data();
+                    batch.push(next);
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        batch
+    }
+
+    /// The one place where chunks become finished: flush, compare, record. See the head of this file.
+    async fn prove(&self, batch: Vec<Written>, progress: &Progress) -> Result<(), CopyError> {
+        self.target.flush().await?;
+        if self.verify {
+            for part in batch.chunks(self.shared.tuning.comparing.max(1)) {
+                all(part.iter().map(|written| self.compare(&written.span, &written.digests))).await?;
+            }
+        }
+        let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
+        let size = self.ledger.identity().size;
+        let whole = batch.iter().filter(|written| written.span.is_whole(size));
+        let records = whole
+            .flat_map(|written| &written.digests)
+            .map(|(index, digest)| Record { index: *index, standing, digest: *digest });
+        self.ledger.record(records.collect()).await?;
+        let bytes: u64 = batch.iter().map(|written| written.span.data()).sum();
+        progress.finished.set(progress.finished.get() + bytes);
+        (self.tell)(Told::Finished(progress.finished.get()));
+        Ok(())
+    }
+
+    /// Is on the target what was written to it?
+    async fn compare(&self, span: &Span, digests: &[(u64, Digest)]) -> Result<(), CopyError> {
+        if span.data() == 0 {
+            for extent in &span.extents {
+                let range = extent.offset..extent.end();
+                if let Some(offset) = self.target.first_non_zero(range, &self.shared.budget).await? {
+                    let (disk, path) = (self.reader.disk(), self.target.path().to_owned());
+                    return Err(CopyError::Mismatch { disk, path, offset });
+                }
+            }
+            return Ok(());
+        }
+        let found = self.target.read_back(span, &self.shared.budget).await?;
+        if found == digests {
+            return Ok(());
+        }
+        let differs = digests.iter().zip(&found).find(|(written, found)| written != found);
+        let (index, digest) = differs.map_or((span.chunks.start, Digest::from_bytes([0; 32])), |(written, _)| *written);
+        Err(self.blame(span, index, digest).await)
+    }
+
+    /// What is wrong with this chunk: source and target are read once more, for the sentence.
+    async fn blame(&self, span: &Span, index: u64, written: Digest) -> CopyError {
+        let (disk, offset) = (self.reader.disk(), index * CHUNK);
+        let mismatch =
+            |offset| CopyError::Mismatch { disk: self.reader.disk(), path: self.target.path().to_owned(), offset };
+        let chunk = Extents::normalize([Extent::new(offset, CHUNK, Kind::Data)]);
+        let part = Span { chunks: index..index + 1, extents: span.extents.intersect(&chunk) };
+        let Ok(pieces) = self.read(&part).await else { return mismatch(offset) };
+        if target::digests(&pieces).iter().any(|(_, digest)| *digest != written) {
+            return CopyError::SourceChanges { disk, offset };
+        }
+        for Piece { extent, data } in &pieces {
+            let buffer = self.shared.budget.buffer(extent.length as usize).await;
+            let Ok(found) = self.target.read(extent.offset, buffer).await else { return mismatch(offset) };
+            let differs = match data {
+                Some(data) => found.iter().zip(data.iter()).position(|(found, read)| found != read),
+                None => found.iter().position(|found| *found != 0),
+            };
+            if let Some(at) = differs {
+                return mismatch(extent.offset + at as u64);
+            }
+        }
+        // It reads back differently each time.
+        mismatch(offset)
+    }
+
+    /// Reads back what an earlier job finished. Gives the chunks that are not what they were; they are open again.
+    async fn prove_again(&self) -> Result<Vec<u64>, CopyError> {
+        let size = self.ledger.identity().size;
+        let mut finished = Vec::new();
+        if self.verify {
+            self.ledger.each(|record| {
+                if record.standing >= Standing::Flushed {
+                    finished.push((record.index, record.digest));
+                }
+            })?;
+        }
+        let zeros = ZeroDigests::new(size);
+        let bad = RefCell::new(Vec::new());
+        let runs = finished.chunk_by(|a, b| {
+            let zero = |chunk: &(u64, Digest)| chunk.1 == zeros.of(chunk.0);
+            a.0 + 1 == b.0 && zero(a) && zero(b)
+        });
+        for run in runs {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let chunks = first.0..last.0 + 1;
+            let start = first.0 * CHUNK;
+            let bytes = (chunks.end * CHUNK).min(size) - start;
+            let kind = if first.1 == zeros.of(first.0) { Kind::Zero } else { Kind::Data };
+            let span = Span { chunks, extents: Extents::normalize([Extent::new(start, bytes, kind)]) };
+            let same = match kind {
+                Kind::Data => self.target.read_back(&span, &self.shared.budget).await? == run,
+                _ => {
+                    let range = start..start + bytes;
+                    self.target.first_non_zero(range, &self.shared.budget).await?.is_none()
+                }
+            };
+            if !same {
+                bad.borrow_mut().extend(span.chunks.clone());
+            }
+        }
+        let bad = bad.into_inner();
+        if !bad.is_empty() {
+            (self.tell)(Told::Warning(format!(
+                "{}: {} of {} finished chunks were changed since by somebody else; they are copied again",
+                self.target.path().display(),
+                bad.len(),
+                finished.len()
+            )));
+            let digest = Digest::from_bytes([0; 32]);
+            let open = bad.iter().map(|index| Record { index: *index, standing: Standing::Open, digest });
+            self.ledger.record(open.collect()).await?;
+        }
+        Ok(bad)
+    }
+
+    /// Before finished chunks are written anew (a delta), the ledger must not say any more what they hash to. Gives
+    /// those of which only a part is listed.
+    async fn announce(&self, extents: &Rc<Extents>) -> Result<Vec<u64>, CopyError> {
+        let size = self.ledger.identity().size;
+        if extents.covered() == size {
+            return Ok(Vec::new());
+        }
+        self.target.was_written();
+        let digest = Digest::from_bytes([0; 32]);
+        let (mut partial, mut records) = (Vec::new(), Vec::new());
+        for span in Spans::new(Rc::clone(extents), size, CHUNK, |_| true) {
+            let whole = span.is_whole(size);
+            for index in span.chunks {
+                let standing = if whole { Standing::Open } else { Standing::Stale };
+                if self.ledger.standing(index) < standing {
+                    return Err(CopyError::PartOfNothing { disk: self.reader.disk(), offset: index * CHUNK });
+                }
+                records.push(Record { index, standing, digest });
+                if !whole {
+                    partial.push(index);
+                }
+            }
+        }
+        self.ledger.record(records).await?;
+        Ok(partial)
+    }
+
+    /// Chunks of which parts were written are hashed as they are on the target: each part was proven.
+    async fn digest_stale(&self) -> Result<(), CopyError> {
+        let size = self.ledger.identity().size;
+        let mut records = Vec::new();
+        let stale = (0..chunk::count(size)).filter(|index| self.ledger.standing(*index) == Standing::Stale);
+        for index in stale {
+            let extent = Extent::new(index * CHUNK, chunk::length(index, size), Kind::Data);
+            let span = Span { chunks: index..index + 1, extents: Extents::normalize([extent]) };
+            let digests = self.target.read_back(&span, &self.shared.budget).await?;
+            let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
+            records.extend(digests.into_iter().map(|(index, digest)| Record { index, standing, digest }));
+        }
+        Ok(self.ledger.record(records).await?)
+    }
+
+    /// Ends server and target; the disk's file is durable under its name.
+    pub async fn close(self) -> Result<(), CopyError> {
+        self.reader.close().await;
+        Ok(self.target.close().await?)
+    }
+}
+
+/// All of them side by side; the first error ends it.
+async fn all<T, E>(futures: impl Iterator<Item = impl Future<Output = Result<T, E>>>) -> Result<Vec<T>, E> {
+    let mut futures: Vec<_> = futures.map(|future| Some(Box::pin(future))).collect();
+    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        let mut waiting = false;
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            let Some(running) = future else { continue };
+            match running.as_mut().poll(context) {
+                std::task::Poll::Ready(Ok(value)) => {
+                    *result = Some(value);
+                    *future = None;
+                }
+                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                std::task::Poll::Pending => waiting = true,
+            }
+        }
+        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(())) }
+    })
+    .await?;
+    Ok(results.into_iter().flatten().collect())
+}

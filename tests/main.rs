@@ -6,6 +6,8 @@
 
 /// The client contract as a table: every folder of `fixtures/contract` is one run of the program.
 mod contract;
+/// The copy engine: every byte of the source on the target, whatever fails between.
+mod copy;
 /// Sources served as NBD exports by the real nbdkit and qemu-nbd, read back, and stopped.
 mod exports;
 /// A disk for states that is full when the job ends.

@@ -114,9 +114,17 @@ impl Target {
         }
     }
 
-    /// Writes the pieces, which are in order, and gives the digest of each chunk that they touch. May be called again with
-    /// the same pieces when it failed.
-    pub async fn put(&self, pieces: &Arc<Vec<Piece>>) -> Result<Vec<(u64, Digest)>, TargetError> {
+    /// From now on zeros are written, too: what is there may be anything.
+    pub fn was_written(&self) {
+        match self {
+            Self::File(file) => file.was_written(),
+            Self::Image(image) => image.was_written(),
+        }
+    }
+
+    /// Writes the pieces, which are in order, and gives, if asked to, the digest of each chunk that they touch. May be
+    /// called again with the same pieces when it failed.
+    pub async fn put(&self, pieces: &Arc<Vec<Piece>>, hash: bool) -> Result<Vec<(u64, Digest)>, TargetError> {
         match self {
             Self::File(file) => {
                 let (file, pieces) = (Arc::clone(file), Arc::clone(pieces));
@@ -124,13 +132,13 @@ impl Target {
                     for piece in pieces.iter() {
                         file.put(piece)?;
                     }
-                    Ok(digests(&pieces))
+                    Ok(if hash { digests(&pieces) } else { Vec::new() })
                 })
                 .await
             }
             Self::Image(image) => {
                 let hashed = Arc::clone(pieces);
-                let hashing = blocking(move || Ok(digests(&hashed)));
+                let hashing = blocking(move || Ok(if hash { digests(&hashed) } else { Vec::new() }));
                 let (written, digests) = tokio::join!(image.put(pieces), hashing);
                 written.and(digests)
             }
@@ -248,7 +256,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn digests(pieces: &[Piece]) -> Vec<(u64, Digest)> {
+/// The digest of each chunk that the pieces, which are in order, touch.
+pub(super) fn digests(pieces: &[Piece]) -> Vec<(u64, Digest)> {
     let mut hasher = SpanHasher::new();
     for Piece { extent, data } in pieces {
         match data {

@@ -44,10 +44,15 @@ impl Budget {
     /// A buffer of `length` bytes, as soon as there is room for it. What it holds is not defined. One that is larger
     /// than the whole budget comes when nothing else is in use.
     pub async fn buffer(&self, length: usize) -> Buffer {
+        self.reserve(length).await.buffer(length)
+    }
+
+    /// Room for buffers of `length` bytes together, as soon as there is.
+    pub async fn reserve(&self, length: usize) -> Reservation {
         let wanted = units(length).clamp(1, self.shared.total);
         // The semaphore is fair (no starving of large requests) and is never closed.
         let permit = Arc::clone(&self.shared.permits).acquire_many_owned(wanted).await.ok();
-        Buffer { bytes: self.shared.take(length), shared: Arc::clone(&self.shared), permit }
+        Reservation { shared: Arc::clone(&self.shared), permit: permit.map(Arc::new) }
     }
 
     /// Bytes that could be had without waiting.
@@ -106,7 +111,22 @@ impl Shared {
 pub struct Buffer {
     bytes: Vec<u8>,
     shared: Arc<Shared>,
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// Room for several buffers, had at once: who waited for one buffer while holding another would wait for ever when all
+/// do. The room is free when the reservation and its buffers are dropped.
+pub struct Reservation {
+    shared: Arc<Shared>,
+    permit: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Reservation {
+    /// A buffer in this room, at once. The caller does not ask for more than it reserved, but for what it lost: a buffer
+    /// of a failed read may be had again.
+    pub fn buffer(&self, length: usize) -> Buffer {
+        Buffer { bytes: self.shared.take(length), shared: Arc::clone(&self.shared), permit: self.permit.clone() }
+    }
 }
 
 impl Drop for Buffer {

@@ -103,10 +103,17 @@ impl Client {
     }
 
     /// Fills the buffer with the bytes at `offset`. All of them have come from the server, or it is an error.
-    pub async fn read(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer, Error> {
+    pub async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, Error> {
+        self.read_by(offset, buffer, u32::MAX).await
+    }
+
+    /// The same with requests of at most `most` bytes.
+    pub async fn read_by(&self, offset: u64, mut buffer: Buffer, most: u32) -> Result<Buffer, Error> {
         self.check(offset, buffer.len() as u64)?;
         let mut start = 0;
-        for length in pieces(buffer.len() as u64, self.export.max_request()) {
+        let minimum = self.export.blocks().minimum;
+        let most = self.export.max_request().min((most - most % minimum).max(minimum));
+        for length in pieces(buffer.len() as u64, most) {
             let transfer = Transfer::Into(buffer, start);
             let at = offset + start as u64;
             let answered = self.connection.ask(Command::Read, 0, at, length, transfer).await?;

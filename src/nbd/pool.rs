@@ -89,6 +89,11 @@ impl Pool {
         self.pick().read(offset, buffer).await
     }
 
+    /// [`Client::read_by`] on the least busy connection.
+    pub async fn read_by(&self, offset: u64, buffer: Buffer, most: u32) -> Result<Buffer, Error> {
+        self.pick().read_by(offset, buffer, most).await
+    }
+
     /// [`Client::write`] on the least busy connection.
     pub async fn write(
         &self,

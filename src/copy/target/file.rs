@@ -5,6 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -33,7 +34,7 @@ pub struct FileTarget {
     allocation: Allocation,
     is_device: bool,
     /// What was never written reads as zeros: a file that this job made and that nobody has written to.
-    is_fresh: bool,
+    is_fresh: AtomicBool,
 }
 
 impl FileTarget {
@@ -44,14 +45,17 @@ impl FileTarget {
         let file = file.map_err(error("creating"))?;
         file.set_len(size).map_err(error("sizing"))?;
         lock(&file, path)?;
+        let mut is_fresh = true;
         if allocation == Allocation::Preallocated && size > 0 {
             match fallocate(&file, FallocateFlags::empty(), 0, size as i64) {
+                Ok(()) => {}
                 // Then zeros are written as data is.
-                Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+                Err(Errno::EOPNOTSUPP) => is_fresh = false,
                 Err(errno) => return Err(error("allocating room for")(errno.into())),
             }
         }
-        Ok(Self { path: path.to_owned(), file, size, allocation, is_device: false, is_fresh: true })
+        let is_fresh = AtomicBool::new(is_fresh);
+        Ok(Self { path: path.to_owned(), file, size, allocation, is_device: false, is_fresh })
     }
 
     /// A file of an interrupted copy, or a block device: what it holds is not known.
@@ -74,7 +78,7 @@ impl FileTarget {
         if !fits {
             return Err(TargetError::TooSmall { path: path.to_owned(), have, need: size });
         }
-        Ok(Self { path: path.to_owned(), file, size, allocation, is_device, is_fresh: false })
+        Ok(Self { path: path.to_owned(), file, size, allocation, is_device, is_fresh: AtomicBool::new(false) })
     }
 
     /// Where it is.
@@ -84,6 +88,10 @@ impl FileTarget {
 
     fn error(&self, what: &'static str, source: std::io::Error) -> TargetError {
         TargetError::file(what, &self.path, source)
+    }
+
+    pub(super) fn was_written(&self) {
+        self.is_fresh.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn put(&self, piece: &Piece) -> Result<(), TargetError> {
@@ -103,7 +111,7 @@ impl FileTarget {
 
     /// Makes a range read as zeros, with as little writing as the target allows.
     fn zero(&self, extent: Extent) -> Result<(), TargetError> {
-        if self.is_fresh {
+        if self.is_fresh.load(Ordering::Relaxed) {
             return Ok(());
         }
         let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

@@ -1,7 +1,8 @@
 //! An image with a format as target, written through a qemu-nbd of the job's own.
 
-use std::num::NonZeroUsize;
+use std::cell::Cell;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub struct NbdTarget {
     server: Server,
     pool: Pool,
     /// What was never written reads as zeros.
-    is_fresh: bool,
+    is_fresh: Cell<bool>,
 }
 
 impl NbdTarget {
@@ -55,12 +56,16 @@ impl NbdTarget {
         if have < size {
             return Err(TargetError::TooSmall { path: path.to_owned(), have, need: size });
         }
-        Ok(Self { path: path.to_owned(), server, pool, is_fresh })
+        Ok(Self { path: path.to_owned(), server, pool, is_fresh: Cell::new(is_fresh) })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn was_written(&self) {
+        self.is_fresh.set(false);
     }
 
     pub(super) async fn put(&self, pieces: &Arc<Vec<Piece>>) -> Result<(), TargetError> {
@@ -84,7 +89,7 @@ impl NbdTarget {
     }
 
     async fn zero(&self, extent: Extent) -> Result<(), TargetError> {
-        if self.is_fresh {
+        if self.is_fresh.get() {
             return Ok(());
         }
         let zeroed = self.pool.write_zeroes(extent.offset, extent.length, Zeroes::default()).await;
