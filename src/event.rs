@@ -3,7 +3,7 @@
 //! Stages emit them, [`crate::state::State::apply`] folds them, nothing else changes the state.
 //! This is not a log: an event carries a fact the state needs, in the state's own terms.
 
-use crate::phase::Phase;
+use crate::phase::{DiskPhase, Phase};
 
 /// A fact about the running job.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +93,62 @@ pub enum Event {
         /// The id.
         id: String,
     },
+    /// The disks of a guest that we copy ourselves, in order.
+    DisksFound {
+        /// All of them.
+        disks: Vec<FoundDisk>,
+    },
+    /// A disk of ours entered a phase.
+    DiskEntered {
+        /// Index.
+        disk: usize,
+        /// The phase.
+        phase: DiskPhase,
+    },
+    /// A round began to copy a disk.
+    RoundBegan {
+        /// Index.
+        disk: usize,
+        /// Change id from which on changes are copied; `*` is all of the disk.
+        change_id: String,
+        /// Seconds since 1970.
+        at: f64,
+    },
+    /// It is known how much a round copies.
+    RoundCounted {
+        /// Index of the disk.
+        disk: usize,
+        /// Bytes of data, those that an earlier job finished included.
+        to_copy: u64,
+    },
+    /// Bytes are on the target for good: flushed, compared, recorded.
+    RoundAdvanced {
+        /// Index of the disk.
+        disk: usize,
+        /// Bytes of data finished in this round.
+        copied: u64,
+    },
+    /// A round is over for a disk.
+    RoundEnded {
+        /// Index.
+        disk: usize,
+        /// Seconds since 1970.
+        at: f64,
+        /// Checksum of the whole disk, or what went wrong.
+        result: Result<String, String>,
+    },
+    /// How fast data comes at the moment.
+    Rate {
+        /// Bytes per second.
+        bytes_per_second: u64,
+    },
+    /// How much of what the conversion changed a disk has got.
+    CommitProgress {
+        /// Index.
+        disk: usize,
+        /// `0.0..=100.0`.
+        percent: f64,
+    },
     /// Something a client should know although the job goes on.
     Warning {
         /// A sentence.
@@ -115,6 +171,19 @@ pub enum Event {
     },
 }
 
+/// A disk that we copy ourselves.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FoundDisk {
+    /// The path its owner knows.
+    pub path: String,
+    /// The source's label.
+    pub label: String,
+    /// Where its host keeps it.
+    pub absolute_path: Option<String>,
+    /// Bytes of its content.
+    pub size: Option<u64>,
+}
+
 impl Event {
     /// The event with its free text, the one a tool or a server worded, changed by `change`.
     pub fn map_text(self, change: impl Fn(String) -> String) -> Self {
@@ -123,6 +192,9 @@ impl Event {
             Event::Warning { text } => Event::Warning { text: change(text) },
             Event::Failed { message } => Event::Failed { message: change(message) },
             Event::WaitingFor { what } => Event::WaitingFor { what: what.map(change) },
+            Event::RoundEnded { disk, at, result } => {
+                Event::RoundEnded { disk, at, result: result.map_err(change) }
+            }
             other => other,
         }
     }

@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::phase::Phase;
 
+mod two_phase;
+
+pub use two_phase::{Round, TwoPhaseDisk};
+
 /// Version of the state's schema.
 pub const VERSION: u32 = 1;
 
@@ -73,6 +77,19 @@ pub struct State {
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<String>,
 
+    /// Bytes of data that are on the targets for good, over all disks (two-phase).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_copied: Option<u64>,
+    /// Bytes of data to copy, over all disks (two-phase).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_total: Option<u64>,
+    /// Bytes per second at the moment (two-phase, while copying).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rate: Option<u64>,
+    /// Seconds until all is copied, at this rate (two-phase, while copying).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub eta_seconds: Option<u64>,
+
     /// What the log told about the copies, for placing the next line.
     #[serde(skip)]
     #[schemars(skip)]
@@ -86,6 +103,9 @@ pub struct Disk {
     pub path: String,
     /// 0 to 100. Never falls; 100 at the end of a successful job.
     pub progress: f64,
+    /// What we copy ourselves has more to tell.
+    #[serde(flatten)]
+    pub two_phase: TwoPhaseDisk,
 }
 
 /// The user-visible error.
@@ -143,7 +163,7 @@ impl Default for State {
         Self {
             disks: Vec::new(),
             disk_count: None,
-            status: Phase::default().text().to_owned(),
+            status: Phase::default().text(),
             started: None,
             pid: None,
             return_code: None,
@@ -159,6 +179,10 @@ impl Default for State {
             wrapper_pid: None,
             waiting_for: None,
             warnings: Vec::new(),
+            bytes_copied: None,
+            bytes_total: None,
+            rate: None,
+            eta_seconds: None,
             copies: Copies::default(),
         }
     }
@@ -193,7 +217,7 @@ impl State {
         match event {
             Event::Supervised { pid } => self.wrapper_pid = Some(pid),
             Event::WorkerStarted { pid } => self.pid = Some(pid),
-            Event::Entered(phase) => self.status = phase.text().to_owned(),
+            Event::Entered(phase) => self.enter(phase),
             Event::ToolStarted { pid } => {
                 self.pid = Some(pid);
                 self.started = Some(true);
@@ -216,6 +240,14 @@ impl State {
                 self.last_message = Some(LastMessage { message, kind: "error".to_owned() });
             }
             Event::Finished { failed } => self.finish(failed),
+            Event::DisksFound { .. }
+            | Event::DiskEntered { .. }
+            | Event::RoundBegan { .. }
+            | Event::RoundCounted { .. }
+            | Event::RoundAdvanced { .. }
+            | Event::RoundEnded { .. }
+            | Event::Rate { .. }
+            | Event::CommitProgress { .. } => self.apply_two_phase(event),
             // Facts that the destination keeps for undo and finish; clients have no key for them.
             Event::TargetServed { .. } | Event::OvirtDisk { .. } | Event::CinderVolume { .. } => {}
         }
@@ -229,7 +261,10 @@ impl State {
 
     fn enter_step(&mut self, text: String) {
         if let Some((_, percent)) = STEPS.iter().find(|(beginning, _)| text.starts_with(beginning)) {
-            self.raise(*percent);
+            match self.is_two_phase() {
+                true => self.raise_in_place(*percent / COPY_BEGINS),
+                false => self.raise(*percent),
+            }
         }
         self.stage = Some(text);
     }
@@ -339,6 +374,8 @@ impl State {
             self.progress = 100.0;
         }
         self.waiting_for = None;
+        self.rate = None;
+        self.eta_seconds = None;
         self.failed = Some(failed);
         self.finished = Some(true);
     }
@@ -346,7 +383,7 @@ impl State {
 
 impl Disk {
     fn new(path: &str) -> Self {
-        Self { path: path.to_owned(), progress: 0.0 }
+        Self { path: path.to_owned(), progress: 0.0, two_phase: TwoPhaseDisk::default() }
     }
 }
 
