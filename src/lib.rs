@@ -19,6 +19,7 @@ pub mod convert;
 pub mod daemon;
 pub mod destination;
 pub mod document;
+pub mod domain;
 pub mod event;
 pub mod export;
 pub mod extent;
