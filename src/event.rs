@@ -69,6 +69,20 @@ pub enum Event {
         /// `0.0..=100.0`.
         percent: f64,
     },
+    /// What is being done to a disk (contract.md 3.5).
+    DiskStatus {
+        /// 0-based index of the disk.
+        disk: usize,
+        /// `Committing`, `Committed`, `Failed during commit`.
+        status: &'static str,
+    },
+    /// How much of a disk's overlay is committed.
+    CommitProgress {
+        /// 0-based index of the disk.
+        disk: usize,
+        /// `0.0..=100.0`.
+        percent: f64,
+    },
     /// All copies are over (`Creating output metadata`).
     CopyEnded,
     /// `displayName` of a vmx file: the guest's plain name (contract.md 5, line 3).

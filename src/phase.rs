@@ -12,6 +12,8 @@ pub enum Phase {
     Preparing,
     /// virt-v2v was asked for; one-phase jobs stay here until their end.
     StartingVirtV2v,
+    /// The overlays that virt-v2v-in-place wrote are committed into the copies.
+    Committing,
 }
 
 impl Phase {
@@ -20,6 +22,7 @@ impl Phase {
         match self {
             Phase::Preparing => "Preparing",
             Phase::StartingVirtV2v => "Starting virt-v2v",
+            Phase::Committing => "Finishing (committing overlays)",
         }
     }
 }

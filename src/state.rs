@@ -218,6 +218,7 @@ impl State {
             Event::Finished { failed } => self.finish(failed),
             // Facts that the destination keeps for undo and finish; clients have no key for them.
             Event::TargetServed { .. } | Event::OvirtDisk { .. } | Event::CinderVolume { .. } => {}
+            Event::DiskStatus { .. } | Event::CommitProgress { .. } => {}
         }
     }
 
