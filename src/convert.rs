@@ -1,6 +1,7 @@
-//! The conversion as a stage: virt-v2v is started, its logs are followed, it is stopped when the job is cancelled.
+//! The conversion as a stage: virt-v2v, or virt-v2v-in-place, is started, its logs are followed, it is stopped when the
+//! job is cancelled.
 //!
-//! What its words mean is [`crate::v2v::output`]'s; what its end means for the job is [`crate::run`]'s.
+//! Called by [`crate::run`] for a one-phase conversion and by [`crate::in_place`] for a two-phase one. What its words mean is [`crate::v2v::output`]'s; what its end means for the job is [`crate::run`]'s.
 
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -24,7 +25,7 @@ use crate::signals::Signals;
 use crate::supervise::CANCEL;
 use crate::trace;
 use crate::v2v::args::CommandLine;
-use crate::v2v::output::{LogParser, MachineLogParser};
+use crate::v2v::output::{Drivers, DriversParser, LogParser, MachineLogParser};
 
 /// A cancelled virt-v2v may take this long: SIGTERM is only acted on when a libguestfs call returns
 /// (virt-v2v-output.md 1, fact 7).
@@ -35,10 +36,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const APPLIANCE_SILENCE: Duration = Duration::from_secs(180);
 /// How often leftovers are noted while the appliance boots.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
-/// The message during which libguestfs boots its appliance, in both generations.
+/// The message during which libguestfs boots its appliance, in both generations; virt-v2v-in-place has virt-v2v's.
 const BOOTING: [&str; 2] = ["Opening the source", "Opening the overlay"];
 
-/// virt-v2v could not be run.
+/// The converter could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// Its log could not be made.
@@ -50,7 +51,7 @@ pub enum ConvertError {
         source: std::io::Error,
     },
     /// A secret could not be handed over.
-    #[error("cannot make a sealed file for virt-v2v's secrets")]
+    #[error("cannot make a sealed file for the converter's secrets")]
     Seal(#[source] std::io::Error),
     /// It did not start.
     #[error("cannot start {program}")]
@@ -65,20 +66,59 @@ pub enum ConvertError {
 /// How the conversion ended.
 #[derive(Debug)]
 pub struct Converted {
-    /// virt-v2v's end.
+    /// The converter's end.
     pub exit: Exit,
     /// Why we stopped it, if we did.
     pub stopped: Option<Stopped>,
     /// What it said about a failure.
     pub evidence: crate::v2v::failure::Evidence,
+    /// What virt-v2v-in-place said about the guest; nothing from virt-v2v, which writes the machine itself.
+    pub drivers: Drivers,
 }
 
-/// Why virt-v2v was stopped before its end.
+/// The program that converts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Converter {
+    VirtV2v,
+    InPlace,
+}
+
+impl Converter {
+    fn name(self) -> &'static str {
+        match self {
+            Converter::VirtV2v => "virt-v2v",
+            Converter::InPlace => "virt-v2v-in-place",
+        }
+    }
+
+    fn logs(self, job: &Job) -> Logs {
+        let tail = |path| Tail::new(path, Scrubber::new(job.plan.secrets()));
+        let (parser, drivers) = match self {
+            Converter::VirtV2v => (LogParser::new(), None),
+            Converter::InPlace => (LogParser::of_in_place(), Some(DriversParser::new())),
+        };
+        Logs {
+            log: tail(job.files.v2v_log()),
+            machine: tail(job.files.machine_readable_log()),
+            parser,
+            machine_parser: MachineLogParser::new(),
+            drivers,
+            last_output: Instant::now(),
+        }
+    }
+
+    /// virt-v2v-in-place copies nothing: what it opens are the overlays, which nobody outside knows.
+    fn matters(self, event: &Event) -> bool {
+        self == Converter::VirtV2v || matches!(event, Event::Message { .. } | Event::Warning { .. })
+    }
+}
+
+/// Why the converter was stopped before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// The job was cancelled by this signal to the worker or the supervisor.
     Cancelled(i32),
-    /// The job was cancelled by this signal to virt-v2v itself.
+    /// The job was cancelled by this signal to the converter itself.
     Signalled(i32),
     /// The appliance was silent for this long while booting.
     NeverBooted(Duration),
@@ -92,37 +132,62 @@ pub async fn convert(
     journal: &mut Journal,
     signals: &mut Signals,
 ) -> Result<Converted, ConvertError> {
+    let program = &job.plan.tools.virt_v2v;
+    follow(Converter::VirtV2v, program, job, command_line, (recorder, journal, signals)).await
+}
+
+/// Runs virt-v2v-in-place, which is `program`, likewise.
+pub async fn convert_in_place(
+    job: &Job,
+    program: &Path,
+    command_line: CommandLine,
+    recorder: &mut Recorder,
+    journal: &mut Journal,
+    signals: &mut Signals,
+) -> Result<Converted, ConvertError> {
+    follow(Converter::InPlace, program, job, command_line, (recorder, journal, signals)).await
+}
+
+async fn follow(
+    converter: Converter,
+    program: &Path,
+    job: &Job,
+    command_line: CommandLine,
+    (recorder, journal, signals): (&mut Recorder, &mut Journal, &mut Signals),
+) -> Result<Converted, ConvertError> {
     let log = job.files.v2v_log();
-    let tool = tool(job, command_line, &log)?;
+    let tool = tool(job, program, command_line, &log)?;
     let watch = Watch::new(&[&log]);
-    let pid = tool
-        .spawn()
-        .map_err(|source| ConvertError::Spawn { program: job.plan.tools.virt_v2v.clone(), source })?;
-    tracing::info!("virt-v2v started with pid {pid}");
+    let pid = tool.spawn().map_err(|source| ConvertError::Spawn { program: program.to_owned(), source })?;
+    let name = converter.name();
+    tracing::info!("{name} started with pid {pid}");
     trace::watch(pid);
     recorder.apply_now(Event::ToolStarted { pid: pid.as_raw() });
 
-    let logs = Logs {
-        log: Tail::new(log, Scrubber::new(job.plan.secrets())),
-        machine: Tail::new(job.files.machine_readable_log(), Scrubber::new(job.plan.secrets())),
-        parser: LogParser::new(),
-        machine_parser: MachineLogParser::new(),
-        last_output: Instant::now(),
+    let mut running = Running {
+        converter,
+        job,
+        pid,
+        logs: converter.logs(job),
+        recorder,
+        journal,
+        kill_at: None,
+        stopped: None,
+        noted: Instant::now(),
     };
-    let mut running =
-        Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None, noted: Instant::now() };
     let exit = running.follow(watch, signals).await;
-    tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
+    tracing::info!("{name} terminated with return code {}", exit.return_code());
     note_leftovers(job);
     process::kill_all(process::descendants, KILL_PATIENCE);
     running.read_to_the_end();
     let Running { logs, recorder, stopped, .. } = running;
     recorder.apply(Event::ToolExited { return_code: exit.return_code() });
-    Ok(Converted { exit, stopped, evidence: logs.parser.evidence().clone() })
+    let drivers = logs.drivers.map(DriversParser::finish).unwrap_or_default();
+    Ok(Converted { exit, stopped, evidence: logs.parser.evidence().clone(), drivers })
 }
 
-/// virt-v2v with its arguments, its environment and its log, not yet started.
-fn tool(job: &Job, command_line: CommandLine, log: &Path) -> Result<Tool, ConvertError> {
+/// The converter with its arguments, its environment and its log, not yet started.
+fn tool(job: &Job, program: &Path, command_line: CommandLine, log: &Path) -> Result<Tool, ConvertError> {
     let error = |source| ConvertError::Log { path: log.to_owned(), source };
     // Appending, so that nothing is lost if two of virt-v2v's children opened it anew.
     let mut options = OpenOptions::new();
@@ -130,8 +195,7 @@ fn tool(job: &Job, command_line: CommandLine, log: &Path) -> Result<Tool, Conver
     file.set_len(0).and_then(|()| file.set_permissions(Permissions::from_mode(0o644))).map_err(error)?;
     create_machine_log(&job.files.machine_readable_log())?;
 
-    let mut tool =
-        Tool::with(&job.plan.tools.virt_v2v, &job.files.tag, command_line).map_err(ConvertError::Seal)?;
+    let mut tool = Tool::with(program, &job.files.tag, command_line).map_err(ConvertError::Seal)?;
     if !nix::unistd::getuid().is_root() {
         // libguestfs would look for a session that a daemon does not have (contract.md 2.5).
         tool.command().env_remove("XDG_RUNTIME_DIR");
@@ -154,10 +218,12 @@ struct Logs {
     machine: Tail,
     parser: LogParser,
     machine_parser: MachineLogParser,
+    drivers: Option<DriversParser>,
     last_output: Instant,
 }
 
 struct Running<'a> {
+    converter: Converter,
     job: &'a Job,
     pid: Pid,
     logs: Logs,
@@ -218,7 +284,11 @@ impl Running<'_> {
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         if self.kill_at.is_some_and(|at| at <= now) {
-            tracing::warn!("virt-v2v did not end within {} s: killing its group", TERM_PATIENCE.as_secs());
+            tracing::warn!(
+                "{} did not end within {} s: killing its group",
+                self.converter.name(),
+                TERM_PATIENCE.as_secs()
+            );
             self.kill_at = None;
             note_leftovers(self.job);
             process::signal_group(self.pid, Signal::SIGKILL);
@@ -232,7 +302,7 @@ impl Running<'_> {
         if self.stopped.is_some() {
             return;
         }
-        tracing::warn!("stopping virt-v2v: {why:?}");
+        tracing::warn!("stopping {}: {why:?}", self.converter.name());
         self.stopped = Some(why);
         self.kill_at = Some(Instant::now() + TERM_PATIENCE);
         note_leftovers(self.job);
@@ -253,9 +323,14 @@ impl Running<'_> {
         };
         let (events, progress) = {
             let mut events = Vec::new();
-            let parser = &mut self.logs.parser;
-            let read = self.logs.log.read(|bytes| parser.feed(bytes, &mut |event| events.push(event)));
-            (events, note_error(read, "virt-v2v's log").unwrap_or_default())
+            let Logs { log, parser, drivers, .. } = &mut self.logs;
+            let read = log.read(|bytes| {
+                parser.feed(bytes, &mut |event| events.push(event));
+                if let Some(drivers) = drivers {
+                    drivers.feed(bytes);
+                }
+            });
+            (events, note_error(read, "the converter's log").unwrap_or_default())
         };
         if progress.bytes > 0 {
             self.logs.last_output = Instant::now();
@@ -279,6 +354,9 @@ impl Running<'_> {
     }
 
     fn take(&mut self, event: Event) {
+        if !self.converter.matters(&event) {
+            return;
+        }
         let entry = match &event {
             Event::TargetServed { path, .. } => Some(Entry::OutputFile { path: path.into() }),
             Event::DisplayName { name } => Some(Entry::GuestName { name: name.clone() }),

@@ -30,8 +30,10 @@ pub struct Guest {
 /// How a guest boots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Firmware {
-    /// The old way.
+    /// The source does not say: bare disks. virt-v2v finds out.
     #[default]
+    Unknown,
+    /// The old way.
     Bios,
     /// UEFI.
     Efi {
@@ -97,8 +99,31 @@ pub struct Disk {
 pub struct Nic {
     /// Lower case, with colons.
     pub mac: Option<String>,
-    /// Name of the network at the source.
+    /// Name of the network (or bridge, or port group) at the source.
     pub network: Option<String>,
+    /// What that name names.
+    pub attachment: Attachment,
     /// The source's model, e.g. `vmxnet3`.
     pub model: Option<String>,
+}
+
+/// What a network interface is attached to, in the words of libvirt XML.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attachment {
+    /// A bridge; also what VMware's networks are to libvirt and to virt-v2v.
+    #[default]
+    Bridge,
+    /// A network that libvirt manages.
+    Network,
+}
+
+impl Attachment {
+    /// The word of libvirt XML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Attachment::Bridge => "bridge",
+            Attachment::Network => "network",
+        }
+    }
 }

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::chain;
 use crate::plan::Plan;
 use crate::v2v::capabilities::Capabilities;
+use crate::{journal, undo};
 
 /// Everything the worker is told, through a sealed memfd: the plan holds secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,6 +81,11 @@ impl JobFiles {
     /// The job's private directory below `tmp_dir`: `TMPDIR` of every tool, removed at the end.
     pub fn private_directory(&self, tmp_dir: &Path) -> PathBuf {
         tmp_dir.join(format!("v2v-{}", self.tag))
+    }
+
+    /// The directory of a two-phase job's overlays, beside the private one: it may have to outlive the job.
+    pub fn overlay_directory(&self, tmp_dir: &Path) -> PathBuf {
+        tmp_dir.join(format!("v2v-{}-overlays", self.tag))
     }
 }
 
@@ -207,6 +214,10 @@ impl JobFiles {
     /// Removes the files of a job that is over. Only files of ours go: in layout `uci` the directories are shared with
     /// the container's own.
     pub fn remove(&self) -> Result<(), JobError> {
+        match journal::read(&self.journal()) {
+            Ok(entries) => undo::forget(&entries).iter().for_each(|problem| tracing::warn!("{problem}")),
+            Err(error) => tracing::warn!("{}", chain(&error)),
+        }
         let files = [
             self.state(),
             self.journal(),

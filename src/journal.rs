@@ -3,6 +3,7 @@
 //! [`crate::undo`] works from it alone, also when the job's processes are gone. It holds no secret and is private
 //! (0600) all the same. A line that a crash cut short is the last one and is ignored: what it announced had not begun.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
+
+use crate::v2v::output::Drivers;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +47,35 @@ pub enum Entry {
     GuestName {
         /// The name.
         name: String,
+    },
+    /// Overlays are about to be made in this directory: removed at the end, unless they hold what [`Self::Converted`]
+    /// says and [`Self::Succeeded`] does not yet.
+    OverlayDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The overlays hold a guest that is converted whole: from here on only their commit is missing, which can be
+    /// repeated as often as need be, and copies and overlays are kept. One line, so that a job which takes them over
+    /// from another knows all or nothing.
+    Converted {
+        /// Directory of the overlays.
+        overlays: PathBuf,
+        /// Disks, from 0, whose overlay an earlier job committed.
+        committed: BTreeSet<usize>,
+        /// The converter's exit code, 0.
+        return_code: i32,
+        /// What it told about the guest.
+        drivers: Box<Drivers>,
+    },
+    /// The overlay of this disk is about to be committed: until [`Self::Committed`] its copy is neither old nor new.
+    CommitStarted {
+        /// The disk, from 0.
+        disk: usize,
+    },
+    /// The copy of this disk is converted, and on disk.
+    Committed {
+        /// The disk, from 0.
+        disk: usize,
     },
     /// The conversion is done and what it made is the user's: undo removes no output from here on.
     Succeeded {
@@ -139,6 +171,11 @@ pub fn succeeded(entries: &[Entry]) -> Option<i32> {
         Entry::Succeeded { return_code } => Some(*return_code),
         _ => None,
     })
+}
+
+/// Is there a converted guest whose overlays are not all known to be committed, or not yet the user's?
+pub fn can_be_committed(entries: &[Entry]) -> bool {
+    succeeded(entries).is_none() && entries.iter().any(|entry| matches!(entry, Entry::Converted { .. }))
 }
 
 #[cfg(test)]

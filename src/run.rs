@@ -196,7 +196,7 @@ fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Failur
 
 /// What virt-v2v's end means.
 fn judge(converted: Converted) -> Result<(), Failure> {
-    let Converted { exit, stopped, evidence } = converted;
+    let Converted { exit, stopped, evidence, .. } = converted;
     match (stopped, exit) {
         (_, Exit::Code(0)) => Ok(()),
         (Some(Stopped::Cancelled(signal)), _) => Err(Failure::cancelled(signal)),

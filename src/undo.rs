@@ -9,12 +9,14 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::journal::{Entry, succeeded};
+use crate::journal::{self, Entry, succeeded};
 
 /// Undoes `entries`; gives a sentence for each thing that could not be undone.
 pub fn undo(entries: &[Entry]) -> Vec<String> {
     let mut problems = Vec::new();
-    if succeeded(entries).is_none() {
+    // Copies that may be half committed and the overlays that make them whole belong together.
+    let unfinished = journal::can_be_committed(entries);
+    if succeeded(entries).is_none() && !unfinished {
         for file in output_files(entries, &mut problems) {
             tracing::info!("removing the partial output {}", file.display());
             if let Err(error) = std::fs::remove_file(&file)
@@ -25,15 +27,37 @@ pub fn undo(entries: &[Entry]) -> Vec<String> {
         }
     }
     for entry in entries {
-        if let Entry::PrivateDirectory { path } | Entry::ToolDirectory { path } = entry
-            && let Err(error) = std::fs::remove_dir_all(path)
-            && error.kind() != ErrorKind::NotFound
-        {
-            problems
-                .push(format!("the temporary directory {} could not be removed: {error}", path.display()));
+        match entry {
+            Entry::PrivateDirectory { path } | Entry::ToolDirectory { path } => {
+                remove_directory(path, &mut problems);
+            }
+            Entry::OverlayDirectory { path } | Entry::Converted { overlays: path, .. } if !unfinished => {
+                remove_directory(path, &mut problems);
+            }
+            _ => {}
         }
     }
     problems
+}
+
+/// Removes what [`undo`] kept for a later start that will not come: its job is being forgotten. The copies stay, but
+/// without the overlays they cannot be finished any more.
+pub fn forget(entries: &[Entry]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for entry in entries {
+        if let Entry::OverlayDirectory { path } | Entry::Converted { overlays: path, .. } = entry {
+            remove_directory(path, &mut problems);
+        }
+    }
+    problems
+}
+
+fn remove_directory(path: &Path, problems: &mut Vec<String>) {
+    if let Err(error) = std::fs::remove_dir_all(path)
+        && error.kind() != ErrorKind::NotFound
+    {
+        problems.push(format!("the temporary directory {} could not be removed: {error}", path.display()));
+    }
 }
 
 /// The files this job made in the user's directories: not there before, and named after the guest or told by the
@@ -52,7 +76,7 @@ fn output_files(entries: &[Entry], problems: &mut Vec<String>) -> BTreeSet<PathB
             Entry::OutputDirectory { guest_names, .. } => {
                 names.extend(guest_names.iter().map(String::as_str))
             }
-            Entry::PrivateDirectory { .. } | Entry::ToolDirectory { .. } | Entry::Succeeded { .. } => {}
+            _ => {}
         }
     }
     let mut found = BTreeSet::new();
@@ -108,6 +132,44 @@ mod tests {
 
     fn touch(path: &Path) {
         std::fs::write(path, b"x").unwrap();
+    }
+
+    /// Killed between conversion and the last commit: what is missing can be repeated only while both are there.
+    #[test]
+    fn a_converted_guest_keeps_its_copies_and_overlays_until_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (overlays, copy) = (directory.path().join("overlays"), directory.path().join("guest-sda"));
+        let begun = [
+            Entry::OverlayDirectory { path: overlays.clone() },
+            Entry::OutputDirectory {
+                path: directory.path().to_owned(),
+                guest_names: vec!["guest".into()],
+                existing: Vec::new(),
+            },
+        ];
+        let converted = Entry::Converted {
+            overlays: overlays.clone(),
+            committed: BTreeSet::new(),
+            return_code: 0,
+            drivers: Box::default(),
+        };
+        let committed = Entry::Committed { disk: 0 };
+        let succeeded = Entry::Succeeded { return_code: 0 };
+        for (more, overlays_stay, copy_stays) in [
+            (Vec::new(), false, false),
+            (vec![converted.clone()], true, true),
+            (vec![converted.clone(), Entry::CommitStarted { disk: 0 }, committed.clone()], true, true),
+            (vec![converted, committed, succeeded], false, true),
+        ] {
+            std::fs::create_dir_all(&overlays).unwrap();
+            touch(&overlays.join("disk-1.qcow2"));
+            touch(&copy);
+            let entries: Vec<Entry> = begun.iter().cloned().chain(more).collect();
+            assert_eq!(undo(&entries), Vec::<String>::new());
+            assert_eq!((overlays.exists(), copy.exists()), (overlays_stay, copy_stays), "{entries:?}");
+            assert_eq!(forget(&entries), Vec::<String>::new());
+            assert_eq!((overlays.exists(), copy.exists()), (false, copy_stays), "{entries:?}");
+        }
     }
 
     #[test]

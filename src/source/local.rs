@@ -81,7 +81,7 @@ pub fn libvirt_xml(name: &str, disks: &[(PathBuf, ImageFormat)]) -> String {
 }
 
 /// sda, sdb .. sdz, sdaa ..
-fn device_name(prefix: &str, mut index: usize) -> String {
+pub(crate) fn device_name(prefix: &str, mut index: usize) -> String {
     let mut letters = Vec::new();
     loop {
         letters.push(char::from(b'a' + (index % 26) as u8));
@@ -94,7 +94,7 @@ fn device_name(prefix: &str, mut index: usize) -> String {
 }
 
 /// For element text and for attributes in either quotes. Control characters XML cannot hold become U+FFFD.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

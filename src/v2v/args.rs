@@ -1,4 +1,5 @@
-//! virt-v2v's command line and environment (contract.md 4), from the plan and the capabilities. Pure.
+//! virt-v2v's and virt-v2v-in-place's command line and environment (contract.md 4), from the plan and the capabilities.
+//! Pure.
 //!
 //! Secrets do not stand in the result: an argument that needs one refers to it by [`Arg::SecretFile`], and the
 //! edge that spawns ([`crate::convert`]) puts a sealed memfd's path there.
@@ -42,7 +43,7 @@ pub struct CommandLine {
 pub struct Paths<'a> {
     /// `--machine-readable=file:` of this.
     pub machine_readable_log: &'a Path,
-    /// libvirt XML written for [`crate::plan::LocalSource::Disks`].
+    /// libvirt XML written for [`crate::plan::LocalSource::Disks`], or for virt-v2v-in-place.
     pub libvirt_xml: &'a Path,
     /// `TMPDIR` and `VIRT_V2V_TMPDIR`.
     pub private_directory: &'a Path,
@@ -102,22 +103,46 @@ impl CommandLine {
 /// The command line for a one-phase conversion: the order of v2.3 and later (contract.md 4).
 pub fn one_phase(plan: &Plan, capabilities: &Capabilities, paths: Paths<'_>) -> CommandLine {
     let mut line = CommandLine::default();
+    common(paths, &mut line);
+    source(plan, capabilities, paths, &mut line);
+    for mapping in &plan.network_mappings {
+        network(mapping, capabilities, &mut line);
+    }
+    keys(plan, &mut line);
+    destination(plan, capabilities, &mut line);
+    environment(plan, paths, &mut line);
+    line
+}
+
+/// The command line for virt-v2v-in-place 2.0 and later, which converts the disks that [`Paths::libvirt_xml`] names.
+///
+/// It knows nearly all options of virt-v2v's input and none of its output. Networks are not told to it: it writes no
+/// machine, and refuses two mappings of one network; [`crate::domain::final_domain`] maps them. Nor are `-O` (2.7.4 and
+/// later) and `--block-driver` (2.3.4 and later) given: nothing here needs them.
+pub fn in_place(plan: &Plan, paths: Paths<'_>) -> CommandLine {
+    let mut line = CommandLine::default();
+    common(paths, &mut line);
+    line.option("-i", "libvirtxml");
+    line.add(paths.libvirt_xml);
+    keys(plan, &mut line);
+    environment(plan, paths, &mut line);
+    line
+}
+
+/// What every command line begins with.
+fn common(paths: Paths<'_>, line: &mut CommandLine) {
     for arg in ["-v", "-x", "--root", "first"] {
         line.add(arg);
     }
     let mut machine_readable = OsString::from("--machine-readable=file:");
     machine_readable.push(paths.machine_readable_log);
     line.add(machine_readable);
-    source(plan, capabilities, paths, &mut line);
-    for mapping in &plan.network_mappings {
-        network(mapping, capabilities, &mut line);
-    }
+}
+
+fn keys(plan: &Plan, line: &mut CommandLine) {
     for key in &plan.luks_keys {
         line.secret("--key", format!("{}:file:", key.device), &key.key);
     }
-    destination(plan, capabilities, &mut line);
-    environment(plan, paths, &mut line);
-    line
 }
 
 fn source(plan: &Plan, capabilities: &Capabilities, paths: Paths<'_>, line: &mut CommandLine) {

@@ -23,6 +23,19 @@ fn show(arg: &Arg) -> String {
 }
 
 fn line(document: &Value, site: &str, capabilities: &str) -> CommandLine {
+    one_phase(&planned(document, site), &Capabilities::parse(capabilities), paths())
+}
+
+fn paths() -> Paths<'static> {
+    Paths {
+        machine_readable_log: Path::new("/log/mr"),
+        libvirt_xml: Path::new("/tmp/job/vm.xml"),
+        private_directory: Path::new("/tmp/job"),
+        ssh_auth_sock: Some(Path::new("/tmp/job/agent")),
+    }
+}
+
+fn planned(document: &Value, site: &str) -> Plan {
     let site = Site::parse(site, Path::new("/c")).unwrap();
     let around = Surroundings {
         pod_directory: Some("/data/vm".into()),
@@ -41,13 +54,7 @@ fn line(document: &Value, site: &str, capabilities: &str) -> CommandLine {
             })
             .collect();
     }
-    let paths = Paths {
-        machine_readable_log: Path::new("/log/mr"),
-        libvirt_xml: Path::new("/tmp/job/vm.xml"),
-        private_directory: Path::new("/tmp/job"),
-        ssh_auth_sock: Some(Path::new("/tmp/job/agent")),
-    };
-    one_phase(&plan, &Capabilities::parse(capabilities), paths)
+    plan
 }
 
 /// Arguments after what every command line begins with, joined by `|`.
@@ -219,6 +226,33 @@ fn the_environment_is_complete_and_public() {
         ];
         expected.extend(extra);
         assert_eq!(env, expected);
+    }
+}
+
+/// Whatever the guest came from: it is converted from local disks, and nothing is said that 2.2 does not know.
+#[test]
+fn a_conversion_in_place_is_told_disks_and_keys_only() {
+    let options = json!({"vm_name": "crypt", "output_format": "qcow2", "allocation": "preallocated",
+        "network_mappings": [{"source": "a", "destination": "b", "mac_address": "01:23:45:67:89:AB"},
+            {"source": "a", "destination": "c"}]});
+    let (local, _) = destinations().swap_remove(0);
+    for (source, _) in sources() {
+        let document = document(&[&source, &local, &options]);
+        let line = in_place(&planned(&document, SITE), paths());
+        let args: Vec<String> = line.args.iter().map(show).collect();
+        assert_eq!(
+            args.join("|"),
+            "-v|-x|--root|first|--machine-readable=file:/log/mr|-i|libvirtxml|/tmp/job/vm.xml|\
+             --key|/dev/sda1:file:${FILE:one}|--key|/dev/sda2:file:${FILE:two}"
+        );
+        let env = |line: &CommandLine| -> Vec<String> {
+            line.env.iter().map(|(name, value)| format!("{name}={}", show(value))).collect()
+        };
+        assert_eq!(
+            env(&line),
+            env(&self::line(&document, SITE, V22)),
+            "the same environment as in one phase"
+        );
     }
 }
 

@@ -41,6 +41,8 @@ impl std::fmt::Display for Exit {
 /// What one failed run printed about its failure.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Evidence {
+    /// Whose run it is; `None`: virt-v2v's.
+    program: Option<&'static str>,
     /// Last `error` record of the machine-readable log.
     record: Option<String>,
     /// Text after the last `virt-v2v: error: `, with its further paragraphs.
@@ -84,6 +86,24 @@ const MAX_SHOWN: usize = 500;
 const MAX_TARGETS: usize = 64;
 
 impl Evidence {
+    /// Of a run of virt-v2v-in-place, which is named in the sentence.
+    pub fn of_in_place() -> Self {
+        Self { program: Some("virt-v2v-in-place"), ..Self::default() }
+    }
+
+    fn program(&self) -> &'static str {
+        self.program.unwrap_or("virt-v2v")
+    }
+
+    /// What to do after a cancel.
+    fn again(&self) -> &'static str {
+        match self.program {
+            // It had only overlays to write to.
+            Some(_) => "the copied disks are as they were; resume the job to convert again",
+            None => "start it again from the beginning",
+        }
+    }
+
     /// A line of the log: any line that holds `virt-v2v`, `nbdcopy`, `qemu-img: `, `: error: ` or `getline: `,
     /// and every line for as long as [`Self::wants_next_line`] says so.
     pub fn line(&mut self, line: &[u8]) {
@@ -141,11 +161,11 @@ impl Evidence {
     }
 
     /// What happened, to what, and what to do: for `last_message`. Begins with `virt-v2v error: ` when
-    /// virt-v2v gave an error (contract.md 3.3).
+    /// virt-v2v gave an error (contract.md 3.3), or with its sibling's name.
     pub fn sentence(&self, exit: Exit) -> String {
         let mut sentence = match (self.error_text(), exit) {
             (Some(error), _) => {
-                let mut sentence = format!("virt-v2v error: {}", first_line(error));
+                let mut sentence = format!("{} error: {}", self.program(), first_line(error));
                 let named = |said: &&str| said.split(':').next().is_some_and(|name| error.contains(name));
                 if let Some(said) = self.copier.as_deref().filter(named) {
                     sentence.push_str(&format!(" ({})", first_line(said)));
@@ -156,7 +176,7 @@ impl Evidence {
             (None, _) if self.caught.is_some() => return self.stopped(exit),
             (None, Exit::Signal(signal)) => return self.killed(signal),
             (None, Exit::Code(code)) => match self.said.as_deref().filter(|said| advice(said).is_some()) {
-                Some(said) => format!("virt-v2v: {}", first_line(said)),
+                Some(said) => format!("{}: {}", self.program(), first_line(said)),
                 None => return self.unknown(code),
             },
         };
@@ -212,29 +232,26 @@ impl Evidence {
             Exit::Code(_) => String::new(),
             Exit::Signal(signal) => format!(" and, as it did not end, killed by signal {signal}"),
         };
-        format!(
-            "virt-v2v was stopped by {signal}{then}{}: {why}; start it again from the beginning.",
-            self.during()
-        )
+        format!("{} was stopped by {signal}{then}{}: {why}; {}.", self.program(), self.during(), self.again())
     }
 
     fn killed(&self, signal: i32) -> String {
-        let during = self.during();
+        let (program, during) = (self.program(), self.during());
         match signal {
             libc::SIGTERM => format!(
-                "virt-v2v was killed by signal 15 (SIGTERM){during}: the conversion was cancelled; start it again \
-                 from the beginning."
+                "{program} was killed by signal 15 (SIGTERM){during}: the conversion was cancelled; {}.",
+                self.again()
             ),
             libc::SIGKILL => format!(
-                "virt-v2v was killed by signal 9 (SIGKILL){during}: somebody killed it, or the conversion host ran \
+                "{program} was killed by signal 9 (SIGKILL){during}: somebody killed it, or the conversion host ran \
                  out of memory, which is the usual cause (see its kernel log; each conversion needs about 3 GB)."
             ),
-            _ => format!("virt-v2v was killed by signal {signal}{during}; see virt-v2v.log."),
+            _ => format!("{program} was killed by signal {signal}{during}; see virt-v2v.log."),
         }
     }
 
     fn unknown(&self, code: i32) -> String {
-        let mut sentence = format!("virt-v2v terminated with return code {code}{}", self.during());
+        let mut sentence = format!("{} terminated with return code {code}{}", self.program(), self.during());
         if let Some(said) = &self.said {
             sentence.push_str(&format!("; its last words were “{}”", first_line(said)));
         }

@@ -59,6 +59,50 @@ fn an_error_that_is_not_known_names_the_stage_and_the_log() {
     );
 }
 
+/// Its error lines begin with its name, and the sentence names it; what was copied need not be copied again.
+#[test]
+fn a_conversion_in_place_is_called_by_its_name() {
+    let after = |log: &str, exit| {
+        let mut evidence = Evidence::of_in_place();
+        log.lines().for_each(|line| evidence.line(line.as_bytes()));
+        evidence.stage("Opening the source");
+        evidence.sentence(exit)
+    };
+    let one = Exit::Code(1);
+    for (log, exit, begins, holds) in [
+        (
+            "virt-v2v-in-place: error: inspection could not detect",
+            one,
+            "virt-v2v-in-place error: ",
+            "disks are not blank",
+        ),
+        (
+            "virt-v2v-in-place: could not find key to open LUKS",
+            one,
+            "virt-v2v-in-place: could not",
+            "LUKS keys vault",
+        ),
+        (
+            "virt-v2v-in-place: Exiting on signal SIGTERM",
+            one,
+            "virt-v2v-in-place was stopped",
+            "resume the job",
+        ),
+        (
+            "virt-v2v-in-place: virt-v2v 2.2.0 (x86_64)",
+            one,
+            "virt-v2v-in-place terminated with return code 1",
+            "/dev/kvm",
+        ),
+        ("", Exit::Signal(15), "virt-v2v-in-place was killed by signal 15", "resume the job"),
+        ("", Exit::Signal(9), "virt-v2v-in-place was killed by signal 9", "out of memory"),
+        ("", Exit::Signal(11), "virt-v2v-in-place was killed by signal 11", "virt-v2v.log"),
+    ] {
+        let sentence = after(log, exit);
+        assert!(sentence.starts_with(begins) && sentence.contains(holds), "{sentence}");
+    }
+}
+
 #[test]
 fn further_paragraphs_of_an_error_give_advice_but_are_not_shown() {
     let text = "virt-v2v: error: odd.\n\nguestfs_launch failed\n\nIf reporting bugs, run\n";

@@ -10,6 +10,7 @@
 //! a line was printed. A path or an id from here must be checked before anything is deleted by it.
 
 mod command;
+mod drivers;
 mod lines;
 mod machine;
 mod path;
@@ -19,6 +20,7 @@ use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, Span, packed};
 
+pub use drivers::{BlockBus, Drivers, DriversParser, Machine, NetModel};
 pub use lines::MAX_LINE;
 pub use machine::MachineLogParser;
 pub use path::datastore_path;
@@ -108,6 +110,11 @@ impl LogParser {
     /// A parser at the beginning of a log.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a log of virt-v2v-in-place.
+    pub fn of_in_place() -> Self {
+        Self { reader: Reader { evidence: Evidence::of_in_place(), ..Reader::default() }, ..Self::default() }
     }
 
     /// The next bytes of the log, however they are cut.

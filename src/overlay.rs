@@ -1,0 +1,280 @@
+//! Overlays: a qcow2 image over each copied disk, so that a conversion which fails or is killed leaves the copies as
+//! they were (peers.md 6.3, rows 16-18). An edge: it runs qemu-img.
+//!
+//! [`create`] makes them, virt-v2v-in-place writes into them, [`commit`] writes what it wrote into the copies. A commit
+//! takes nothing out of the overlay (`-d`), so that it can be repeated from the start after a kill at any moment, with
+//! the same result: that is what makes the end of a two-phase job replayable, and [`adopt`] is how a later start takes
+//! the overlays over. When each of these happens, and what the journal says of it, is [`crate::in_place`]'s.
+
+use std::fs::{DirBuilder, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::domain::Placed;
+use crate::plan::{DiskFormat, TwoPhasePrograms};
+use crate::process::Exit;
+
+mod percents;
+mod tool;
+
+use percents::Percents;
+use tool::Ended;
+
+/// An overlay over a copied disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// The disk, from 0, in the order of the guest.
+    pub disk: usize,
+    /// The qcow2 file.
+    pub path: PathBuf,
+    /// The copy under it.
+    pub base: Placed,
+}
+
+impl Overlay {
+    /// Named by number: names of guests may hold anything.
+    fn new(disk: usize, base: &Placed, directory: &Path) -> Self {
+        Self { disk, path: directory.join(format!("disk-{}.qcow2", disk + 1)), base: base.clone() }
+    }
+
+    /// As virt-v2v-in-place sees it.
+    pub fn placed(&self) -> Placed {
+        Placed { path: self.path.clone(), format: DiskFormat::Qcow2 }
+    }
+}
+
+/// What went wrong with an overlay.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// qemu reads other names as URLs, options or JSON, and virt-v2v reads the overlay's name in XML.
+    #[error(
+        "{path} cannot be the name of a disk image here: it must be absolute, and text without control characters"
+    )]
+    Name {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The directory of the overlays, or one of them.
+    #[error(
+        "cannot make the overlay directory {path}; set tmp_dir in the site configuration to a directory with room"
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// qemu-img did not start.
+    #[error("cannot start {program}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// qemu-img failed.
+    #[error("qemu-img could not {what} {path}: {said}")]
+    Tool {
+        /// `create`, `commit`, ...
+        what: &'static str,
+        /// The image.
+        path: PathBuf,
+        /// How it ended.
+        exit: Exit,
+        /// Its last words, or how it ended.
+        said: String,
+    },
+    /// An overlay of an earlier start is not the one that is missing.
+    #[error(
+        "the overlay {path} lies over {found}, not over {base}: without its own copies the conversion cannot be \
+         finished; start the job without resume"
+    )]
+    OtherBase {
+        /// The overlay.
+        path: PathBuf,
+        /// What it is over, as it says itself.
+        found: String,
+        /// What was expected.
+        base: PathBuf,
+    },
+    /// A copy cannot be trusted any more.
+    #[error("the copied disk {path} is damaged, copy it again: {said}")]
+    Damaged {
+        /// The copy.
+        path: PathBuf,
+        /// What `qemu-img check` said.
+        said: String,
+    },
+    /// Data that must be on disk before the job goes on are not.
+    #[error("cannot write {path} to disk")]
+    Sync {
+        /// The overlay, its directory or the copy.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Makes `directory`, which must not be there, and in it one overlay for each of `bases`. These are only read until
+/// [`commit`].
+pub async fn create(
+    programs: &TwoPhasePrograms,
+    tag: &str,
+    bases: &[Placed],
+    directory: &Path,
+) -> Result<Vec<Overlay>, OverlayError> {
+    bases.iter().map(|base| base.path.as_path()).chain([directory]).try_for_each(check_name)?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| OverlayError::Directory { path: directory.to_owned(), source })?;
+    let mut overlays = Vec::with_capacity(bases.len());
+    for (disk, base) in bases.iter().enumerate() {
+        let overlay = Overlay::new(disk, base, directory);
+        let mut args = words(&["create", "-q", "-f", "qcow2", "-F", base.format.as_str(), "-b"]);
+        args.extend([base.path.clone().into(), overlay.path.clone().into()]);
+        let ended = tool::run(&programs.qemu_img, tag, args, |_| ()).await?;
+        succeeded("create", &overlay.path, ended)?;
+        overlays.push(overlay);
+    }
+    Ok(overlays)
+}
+
+/// Takes over the overlays that an earlier start left in `directory`, after looking at each that they lie over these
+/// `bases`, and that a kill in the middle of a commit did not damage the copy's own format. `committed` says of which
+/// disks neither matters any more.
+pub async fn adopt(
+    programs: &TwoPhasePrograms,
+    tag: &str,
+    bases: &[Placed],
+    directory: &Path,
+    committed: impl Fn(usize) -> bool,
+) -> Result<Vec<Overlay>, OverlayError> {
+    let mut overlays = Vec::with_capacity(bases.len());
+    for (disk, base) in bases.iter().enumerate() {
+        let overlay = Overlay::new(disk, base, directory);
+        if !committed(disk) {
+            check_base(programs, tag, &overlay).await?;
+            check_copy(programs, tag, base).await?;
+        }
+        overlays.push(overlay);
+    }
+    Ok(overlays)
+}
+
+/// Puts overlays and their directory on disk: from then on a crash of the host loses none of the conversion.
+pub async fn sync(overlays: &[Overlay]) -> Result<(), OverlayError> {
+    for overlay in overlays {
+        sync_file(&overlay.path).await?;
+    }
+    match overlays.first().and_then(|overlay| overlay.path.parent()) {
+        Some(directory) => sync_file(directory).await,
+        None => Ok(()),
+    }
+}
+
+/// Writes what an overlay holds into its base, and waits until that is on disk. `progress` is told percentages, 0 to 100,
+/// never falling. May be repeated, also after it was killed. Dropped, it kills qemu-img.
+pub async fn commit(
+    programs: &TwoPhasePrograms,
+    tag: &str,
+    overlay: &Overlay,
+    mut progress: impl FnMut(f64),
+) -> Result<(), OverlayError> {
+    let mut args = words(&["commit", "-d", "-p", "-f", "qcow2"]);
+    args.push(overlay.path.clone().into());
+    let mut percents = Percents::default();
+    let ended = tool::run(&programs.qemu_img, tag, args, |bytes| percents.feed(bytes, &mut progress)).await?;
+    succeeded("commit", &overlay.path, ended)?;
+    sync_file(&overlay.base.path).await
+}
+
+/// Removes a directory of overlays, whatever is in it.
+pub fn remove(directory: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// An absolute name is a file to qemu, whatever is in it: only before the first slash could stand `nbd:` or `json:`.
+fn check_name(path: &Path) -> Result<(), OverlayError> {
+    let text = path.to_str().is_some_and(|text| !text.chars().any(char::is_control));
+    if path.is_absolute() && text { Ok(()) } else { Err(OverlayError::Name { path: path.to_owned() }) }
+}
+
+/// What `qemu-img info --output=json` says of an overlay.
+#[derive(Deserialize)]
+struct Info {
+    #[serde(rename = "full-backing-filename")]
+    backing: Option<String>,
+    #[serde(rename = "backing-filename-format")]
+    format: Option<String>,
+}
+
+async fn check_base(programs: &TwoPhasePrograms, tag: &str, overlay: &Overlay) -> Result<(), OverlayError> {
+    let mut args = words(&["info", "--output=json", "-f", "qcow2"]);
+    args.push(overlay.path.clone().into());
+    let mut json = Vec::new();
+    let ended = tool::run(&programs.qemu_img, tag, args, |bytes| json.extend_from_slice(bytes)).await?;
+    succeeded("read", &overlay.path, ended)?;
+    let info: Option<Info> = serde_json::from_slice(&json).ok();
+    let other = |found: String| OverlayError::OtherBase {
+        path: overlay.path.clone(),
+        found,
+        base: overlay.base.path.clone(),
+    };
+    let Some(Info { backing: Some(backing), format }) = info else {
+        return Err(other("nothing".to_owned()));
+    };
+    let same_file = match (Path::new(&backing).canonicalize(), overlay.base.path.canonicalize()) {
+        (Ok(one), Ok(two)) => one == two,
+        _ => false,
+    };
+    if same_file && format.as_deref() == Some(overlay.base.format.as_str()) {
+        return Ok(());
+    }
+    Err(other(format!("{backing} ({})", format.as_deref().unwrap_or("of unknown format"))))
+}
+
+/// A commit that was killed leaves clusters of a qcow2 copy without an owner, which is only waste and repaired here; more
+/// than that is no copy any more. Raw files have no format to damage.
+async fn check_copy(programs: &TwoPhasePrograms, tag: &str, base: &Placed) -> Result<(), OverlayError> {
+    if base.format == DiskFormat::Raw {
+        return Ok(());
+    }
+    let mut args = words(&["check", "-q", "-r", "leaks", "-f", base.format.as_str()]);
+    args.push(base.path.clone().into());
+    let ended = tool::run(&programs.qemu_img, tag, args, |_| ()).await?;
+    match ended.exit {
+        // 3: leaks that could not be repaired; still only waste.
+        Exit::Code(3) => Ok(()),
+        Exit::Code(2) => Err(OverlayError::Damaged { path: base.path.clone(), said: ended.said }),
+        _ => succeeded("check", &base.path, ended),
+    }
+}
+
+fn succeeded(what: &'static str, path: &Path, ended: Ended) -> Result<(), OverlayError> {
+    match ended {
+        Ended { exit: Exit::Code(0), .. } => Ok(()),
+        Ended { exit, said } => Err(OverlayError::Tool { what, path: path.to_owned(), exit, said }),
+    }
+}
+
+/// On a thread of its own: it may take as long as the disk likes, and the job must go on hearing signals.
+async fn sync_file(path: &Path) -> Result<(), OverlayError> {
+    let owned = path.to_owned();
+    let synced = tokio::task::spawn_blocking(move || File::open(owned)?.sync_all()).await;
+    let error = |source| OverlayError::Sync { path: path.to_owned(), source };
+    synced.map_err(|join| error(std::io::Error::other(join)))?.map_err(error)
+}
+
+fn words(words: &[&str]) -> Vec<std::ffi::OsString> {
+    words.iter().map(Into::into).collect()
+}
+
+#[cfg(test)]
+mod tests;
