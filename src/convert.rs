@@ -22,6 +22,7 @@ use crate::recorder::Recorder;
 use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
+use crate::throttle::Throttling;
 use crate::trace;
 use crate::v2v::args::CommandLine;
 use crate::v2v::output::{LogParser, MachineLogParser};
@@ -91,6 +92,7 @@ pub async fn convert(
     recorder: &mut Recorder,
     journal: &mut Journal,
     signals: &mut Signals,
+    throttling: &mut Throttling,
 ) -> Result<Converted, ConvertError> {
     let log = job.files.v2v_log();
     let tool = tool(job, command_line, &log)?;
@@ -111,7 +113,7 @@ pub async fn convert(
     };
     let mut running =
         Running { job, pid, logs, recorder, journal, kill_at: None, stopped: None, noted: Instant::now() };
-    let exit = running.follow(watch, signals).await;
+    let exit = running.follow(watch, signals, throttling).await;
     tracing::info!("virt-v2v terminated with return code {}", exit.return_code());
     note_leftovers(job);
     process::kill_all(process::descendants, KILL_PATIENCE);
@@ -170,7 +172,7 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    async fn follow(&mut self, mut watch: Watch, signals: &mut Signals) -> Exit {
+    async fn follow(&mut self, mut watch: Watch, signals: &mut Signals, throttling: &mut Throttling) -> Exit {
         let mut more = false;
         loop {
             let wake = self.wake(more);
@@ -197,6 +199,7 @@ impl Running<'_> {
                     self.look_at_the_clock();
                 }
                 () = watch.changed() => more = self.read(),
+                events = throttling.step() => events.into_iter().for_each(|event| self.recorder.apply(event)),
             }
             self.recorder.write_if_due();
         }
