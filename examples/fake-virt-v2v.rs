@@ -19,7 +19,8 @@
 //!   `text` (to `"out"`, the default, `"err"` or `"mr"`; `chunk` bytes at a time with `chunk_ms` between),
 //!   `disk` (a partial output disk `<-os>/<name>-sda`: `true`, or the suffix `"sdb"`),
 //!   `child` (a process in the same group), `daemon` (one in its own session that lives on), both `true` or
-//!   `{"ignore_term": true}`, and `sleep_ms`.
+//!   `{"ignore_term": true}`, `sleep_ms`, and `wait_for` (the path of a file that somebody will make; two minutes at
+//!   most).
 //! * `on_term`: `"die"` leaves the disposition alone, `"ignore"` ignores SIGTERM and SIGINT, `"exit"` behaves like
 //!   virt-v2v 2.x: says so on stderr, exits with 1 after `on_term_ms`.
 //!
@@ -83,6 +84,7 @@ struct Step {
     child: Option<Value>,
     daemon: Option<Value>,
     sleep_ms: u64,
+    wait_for: Option<PathBuf>,
 }
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
@@ -201,6 +203,12 @@ fn play(args: &[String], here: &Path, scenario: Scenario, fds: BTreeMap<String, 
             }
         }
         pause(step.sleep_ms, &scenario);
+        let begun = Instant::now();
+        while step.wait_for.as_ref().is_some_and(|path| !path.exists())
+            && begun.elapsed() < Duration::from_secs(120)
+        {
+            pause(5, &scenario);
+        }
     }
     exit(scenario.exit)
 }

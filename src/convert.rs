@@ -23,6 +23,7 @@ use crate::recorder::Recorder;
 use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
+use crate::throttle::Throttling;
 use crate::trace;
 use crate::v2v::args::CommandLine;
 use crate::v2v::output::{Drivers, DriversParser, LogParser, MachineLogParser};
@@ -131,9 +132,10 @@ pub async fn convert(
     recorder: &mut Recorder,
     journal: &mut Journal,
     signals: &mut Signals,
+    throttling: &mut Throttling,
 ) -> Result<Converted, ConvertError> {
     let program = &job.plan.tools.virt_v2v;
-    follow(Converter::VirtV2v, program, job, command_line, (recorder, journal, signals)).await
+    follow(Converter::VirtV2v, program, job, command_line, (recorder, journal, signals, throttling)).await
 }
 
 /// Runs virt-v2v-in-place, which is `program`, likewise.
@@ -144,8 +146,9 @@ pub async fn convert_in_place(
     recorder: &mut Recorder,
     journal: &mut Journal,
     signals: &mut Signals,
+    throttling: &mut Throttling,
 ) -> Result<Converted, ConvertError> {
-    follow(Converter::InPlace, program, job, command_line, (recorder, journal, signals)).await
+    follow(Converter::InPlace, program, job, command_line, (recorder, journal, signals, throttling)).await
 }
 
 async fn follow(
@@ -153,7 +156,7 @@ async fn follow(
     program: &Path,
     job: &Job,
     command_line: CommandLine,
-    (recorder, journal, signals): (&mut Recorder, &mut Journal, &mut Signals),
+    (recorder, journal, signals, throttling): (&mut Recorder, &mut Journal, &mut Signals, &mut Throttling),
 ) -> Result<Converted, ConvertError> {
     let log = job.files.v2v_log();
     let tool = tool(job, program, command_line, &log)?;
@@ -175,7 +178,7 @@ async fn follow(
         stopped: None,
         noted: Instant::now(),
     };
-    let exit = running.follow(watch, signals).await;
+    let exit = running.follow(watch, signals, throttling).await;
     tracing::info!("{name} terminated with return code {}", exit.return_code());
     note_leftovers(job);
     process::kill_all(process::descendants, KILL_PATIENCE);
@@ -236,7 +239,7 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    async fn follow(&mut self, mut watch: Watch, signals: &mut Signals) -> Exit {
+    async fn follow(&mut self, mut watch: Watch, signals: &mut Signals, throttling: &mut Throttling) -> Exit {
         let mut more = false;
         loop {
             let wake = self.wake(more);
@@ -263,6 +266,7 @@ impl Running<'_> {
                     self.look_at_the_clock();
                 }
                 () = watch.changed() => more = self.read(),
+                events = throttling.step() => events.into_iter().for_each(|event| self.recorder.apply(event)),
             }
             self.recorder.write_if_due();
         }

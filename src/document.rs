@@ -252,10 +252,10 @@ object!(
 #[schemars(rename = "Throttling")]
 pub struct ThrottlingKeys {
     /// Percentage of one processor, or `unlimited`.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<values::SecondsShape>")]
     pub cpu: Option<Limit>,
     /// Bytes per second, or `unlimited`.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<values::SecondsShape>")]
     pub network: Option<Limit>,
 }
 

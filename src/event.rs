@@ -154,6 +154,13 @@ pub enum Event {
         /// A sentence.
         text: String,
     },
+    /// Limits were asked for; those that are in force now, as the state shows them.
+    Throttled {
+        /// `50%`, `unlimited`, or `None`: nobody spoke of it.
+        cpu: Option<String>,
+        /// Bytes per second, `unlimited`, or `None`.
+        network: Option<String>,
+    },
     /// The job waits for something outside itself; `None` when it goes on.
     WaitingFor {
         /// What for.

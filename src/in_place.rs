@@ -30,6 +30,7 @@ use crate::plan::TwoPhasePrograms;
 use crate::process::Exit;
 use crate::recorder::Recorder;
 use crate::signals::Signals;
+use crate::throttle::Throttling;
 use crate::v2v::args;
 use crate::v2v::output::Drivers;
 
@@ -155,9 +156,10 @@ pub async fn run(
     recorder: &mut Recorder,
     journal: &mut Journal,
     signals: &mut Signals,
+    throttling: &mut Throttling,
 ) -> Result<Drivers, InPlaceError> {
     let Some(two_phase) = &job.plan.two_phase else { return Err(InPlaceError::NotPlanned) };
-    let mut stage = Stage { job, programs: &two_phase.programs, recorder, journal, signals };
+    let mut stage = Stage { job, programs: &two_phase.programs, recorder, journal, signals, throttling };
     let (overlays, replay) = match task.earlier {
         Earlier::NotConverted => stage.convert(task).await?,
         Earlier::Converted(replay) => (stage.take_over(task, replay).await?, replay.clone()),
@@ -179,6 +181,7 @@ struct Stage<'a> {
     recorder: &'a mut Recorder,
     journal: &'a mut Journal,
     signals: &'a mut Signals,
+    throttling: &'a mut Throttling,
 }
 
 impl Stage<'_> {
@@ -217,13 +220,14 @@ impl Stage<'_> {
             machine_readable_log: &self.job.files.machine_readable_log(),
             libvirt_xml: &xml,
             private_directory: &private,
+            bandwidth_file: None,
             ssh_auth_sock: None,
         };
         let line = args::in_place(&self.job.plan, paths);
         let program = &self.programs.virt_v2v_in_place;
+        let Self { job, recorder, journal, signals, throttling, .. } = self;
         let converted =
-            convert::convert_in_place(self.job, program, line, self.recorder, self.journal, self.signals)
-                .await?;
+            convert::convert_in_place(job, program, line, recorder, journal, signals, throttling).await?;
         // Its pid is nobody's now; killing this one cancels the job (design.md "Processes").
         self.recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         if converted.exit != Exit::Code(0) {

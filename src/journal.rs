@@ -43,6 +43,11 @@ pub enum Entry {
         /// The directory.
         path: PathBuf,
     },
+    /// A cgroup is about to be made for the job's processes: removed when they are gone.
+    Cgroup {
+        /// Its directory.
+        path: PathBuf,
+    },
     /// The log told another name of the guest; files of that name are the job's too.
     GuestName {
         /// The name.

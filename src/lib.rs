@@ -51,6 +51,7 @@ pub mod state;
 pub mod state_file;
 pub mod supervise;
 pub mod sweep;
+pub mod throttle;
 pub mod trace;
 pub mod undo;
 pub mod uri;

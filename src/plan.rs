@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::{Document, Seconds};
 use crate::site::Site;
+use crate::throttle::Limits;
 
 mod destination;
 mod general;
@@ -51,6 +52,10 @@ pub struct Plan {
     pub insecure_connection: bool,
     /// Disks are copied by this program and converted afterwards; `None`: virt-v2v does both (contract.md 6).
     pub two_phase: Option<TwoPhase>,
+    /// Limits from the start on.
+    pub limits: Limits,
+    /// Limits may also come later: virt-v2v is started so that it can take them.
+    pub limits_expected: bool,
     /// False: stay in the foreground, with exit codes 0 / 2 / 1.
     pub daemonize: bool,
     /// Programs and directories of this host.
@@ -138,6 +143,9 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
             .or_else(|| site.virtio_win.clone()),
         libguestfs_backend_settings: site.libguestfs_backend_settings.clone(),
     };
+    let throttling = document.throttling.take();
+    let limits_expected = general::limits_expected(throttling.is_some(), host, site);
+    let limits = general::limits(throttling, &mut findings);
     findings.unused_secrets(&mut document);
 
     let Findings { warnings, secrets, contract, ours } = findings;
@@ -163,6 +171,8 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         source_disks_given,
         insecure_connection: document.insecure_connection == Some(true),
         two_phase,
+        limits,
+        limits_expected,
         daemonize: document.daemonize.unwrap_or(site.daemonize),
         tools,
         warnings,

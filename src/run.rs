@@ -19,6 +19,7 @@ use crate::process::{self, Exit};
 use crate::recorder::Recorder;
 use crate::secret::Scrubber;
 use crate::signals::Signals;
+use crate::throttle::{Throttling, rate_file};
 use crate::v2v::args;
 use crate::{daemon, journal, source, state_file, supervise, undo};
 
@@ -129,8 +130,10 @@ async fn conduct(
         prepared = prepare(job, journal, &destination) => prepared?,
         signal = signals.cancelled() => return Err(Failure::cancelled(signal)),
     };
+    let (mut throttling, limited) = Throttling::start(job);
+    limited.into_iter().for_each(|event| recorder.apply(event));
     recorder.apply_now(Event::Entered(Phase::StartingVirtV2v));
-    let converted = convert(job, command_line, recorder, journal, signals).await;
+    let converted = convert(job, command_line, recorder, journal, signals, &mut throttling).await;
     let succeeded = match converted {
         Ok(converted) => judge(converted),
         Err(error) => Err(Failure::broken(&error)),
@@ -160,10 +163,12 @@ async fn prepare(
     let private = private_directory(job, journal)?;
     let session = source::open(job, &private).await.map_err(|error| Failure::broken(&error))?;
     let handle = destination.prepare(job, journal).await.map_err(|error| Failure::broken(&error))?;
+    let bandwidth_file = rate_file::path(&job.plan, &job.capabilities, &private).ok();
     let paths = args::Paths {
         machine_readable_log: &job.files.machine_readable_log(),
         libvirt_xml: &source::libvirt_xml(&private),
         private_directory: &private,
+        bandwidth_file: bandwidth_file.as_deref(),
         ssh_auth_sock: session.ssh_auth_sock.as_deref(),
     };
     Ok((args::one_phase(&job.plan, &job.capabilities, paths), handle))

@@ -26,7 +26,7 @@ use crate::site::{Caller, Directories, Site, SiteError, find_program};
 use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
 use crate::v2v::probe;
-use crate::{preflight, process, state_file, sweep};
+use crate::{preflight, process, state_file, sweep, throttle};
 
 /// How long a job in the same place may take from its last state to the end of its processes.
 const LAST_MOMENT: Duration = Duration::from_secs(15);
@@ -120,6 +120,11 @@ fn prepare(
     crate::log::start(&files.wrapper_log(), Scrubber::new(plan.secrets()))
         .map_err(|error| Refused::because(&error))?;
     tracing::info!("Wrapper version {}, uid={}", env!("CARGO_PKG_VERSION"), nix::unistd::getuid());
+    let sudo =
+        nix::unistd::geteuid().is_root().then(|| throttle::file::sudo_user(|name| std::env::var(name).ok()));
+    if let Err(error) = throttle::file::offer(&files.throttling(), sudo.flatten()) {
+        tracing::warn!("{}", chain(&error));
+    }
     for sentence in swept {
         tracing::warn!("{sentence}");
     }

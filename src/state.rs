@@ -51,6 +51,9 @@ pub struct State {
     /// Id of the new virtual machine, where the destination has such a thing.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub vm_id: Option<String>,
+    /// Limits in force, once any were asked for (contract.md 8.1).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub throttling: Option<Throttling>,
 
     /// Version of this schema.
     #[serde(default)]
@@ -94,6 +97,15 @@ pub struct State {
     #[serde(skip)]
     #[schemars(skip)]
     copies: Copies,
+}
+
+/// Limits in force. Both keys are always there; `null` is a limit that nobody asked for, or that could not be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Throttling {
+    /// Percentage of one processor with its sign, or `unlimited`.
+    pub cpu: Option<String>,
+    /// Bytes per second, or `unlimited`.
+    pub network: Option<String>,
 }
 
 /// One disk of the guest.
@@ -171,6 +183,7 @@ impl Default for State {
             finished: None,
             last_message: None,
             vm_id: None,
+            throttling: None,
             version: VERSION,
             sequence: 0,
             updated_at: String::new(),
@@ -235,6 +248,7 @@ impl State {
             Event::DisplayName { name } => self.copies.display_name = Some(name),
             Event::VmId { id } => self.vm_id = Some(id),
             Event::Warning { text } => self.warn(text),
+            Event::Throttled { cpu, network } => self.throttling = Some(Throttling { cpu, network }),
             Event::WaitingFor { what } => self.waiting_for = what,
             Event::Failed { message } => {
                 self.last_message = Some(LastMessage { message, kind: "error".to_owned() });

@@ -1,6 +1,6 @@
 //! Undo: puts back what a failed job began, from its journal alone.
 //!
-//! Called by the worker at the end of every job (a successful one only loses its private directory), by the
+//! Called by the worker at the end of every job (a successful one only loses its private directory and its cgroup), by the
 //! supervisor when the worker is gone, and by the next start of the program when both are gone ([`crate::sweep`]).
 //! Nothing that was there before the job, or that somebody else made meanwhile, is touched.
 
@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::journal::{self, Entry, succeeded};
+use crate::throttle::cgroup;
 
 /// Undoes `entries`; gives a sentence for each thing that could not be undone.
 pub fn undo(entries: &[Entry]) -> Vec<String> {
@@ -35,6 +36,13 @@ pub fn undo(entries: &[Entry]) -> Vec<String> {
                 remove_directory(path, &mut problems);
             }
             _ => {}
+        }
+    }
+    for entry in entries {
+        if let Entry::Cgroup { path } = entry
+            && let Err(error) = cgroup::remove(path)
+        {
+            problems.push(format!("the cgroup {} could not be removed: {error}", path.display()));
         }
     }
     problems

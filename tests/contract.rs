@@ -5,7 +5,7 @@
 //! repeated texts and hexadecimal bytes), `run_as: nobody`, `env`, `args`, `reply_has`, `files` that are directories or links,
 //! `layout`, `stderr` as a matcher, `second` (another document while the job runs, with its own expectations),
 //! `record_files` (content of files handed to virt-v2v), `log_has` (a line of the wrapper's log), and
-//! `act.to: supervisor`. Cases of the group `cloud` need services that speak the oVirt and OpenStack APIs.
+//! `throttle` (limits put into the throttling file while virt-v2v runs), `act.to: supervisor`. Cases of the group `cloud` need services that speak the oVirt and OpenStack APIs.
 //!
 //! The conventions of the format: see [`case`].
 
@@ -13,7 +13,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::str::FromStr;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -23,7 +25,9 @@ use serde_json::json;
 
 use crate::rig::always;
 use crate::rig::job::{Job, Seen, secrets_in};
-use crate::rig::sandbox::Sandbox;
+use crate::rig::matching::matches;
+use crate::rig::poll;
+use crate::rig::sandbox::{NOBODY, Sandbox};
 
 mod case;
 mod observe;
@@ -51,6 +55,7 @@ categories! {
     a_signal_ends_the_job_and_says_so: "signal",
     the_state_file_tells_the_course_of_the_job: "state",
     the_reply_names_the_files_and_lets_the_client_go: "reply",
+    limits_hold_and_change_while_the_job_runs: "throttling",
     the_site_configuration_is_honoured: "site",
     the_options_of_old_clients_are_answered: "options",
     an_openstack_destination_is_served: "openstack",
@@ -111,8 +116,9 @@ fn run_category(category: &str) {
 
 fn reason_to_skip(case: &Case) -> Option<&'static str> {
     let root = nix::unistd::geteuid().is_root();
-    let nobody =
-        case.run_as.is_some() || case.files.iter().any(|file| file.owner.as_deref() == Some("other"));
+    let nobody = case.run_as.is_some()
+        || case.throttle.iter().any(|limits| limits.run_as.is_some())
+        || case.files.iter().any(|file| file.owner.as_deref() == Some("other"));
     if case.group == "cloud" {
         Some("it needs services that speak the oVirt and OpenStack APIs")
     } else if nobody && !root {
@@ -191,6 +197,9 @@ fn run(case: &Case) -> Vec<String> {
             }
         }
     }
+    if !case.throttle.is_empty() {
+        broken.extend(run_throttle(case, &mut job, &sandbox));
+    }
     if let Some(second) = &case.second {
         broken.extend(run_second(second, &job, &sandbox));
     }
@@ -223,6 +232,56 @@ fn run(case: &Case) -> Vec<String> {
         broken.push(format!("kept: {}", sandbox.dir.display()));
     }
     broken
+}
+
+/// Puts limits as a client does, by path and not atomically, and sees what becomes of them.
+fn run_throttle(case: &Case, job: &mut Job, sandbox: &Sandbox) -> Vec<String> {
+    let mut broken = Vec::new();
+    if job.wait_state(PATIENCE, |state| state["started"] == true).is_none() {
+        return vec!["no state said started: no limits".to_owned()];
+    }
+    let reply = job.wait_reply(PATIENCE).unwrap_or_default();
+    let file = reply["throttling_file"].as_str().unwrap_or_default().to_owned();
+    for limits in &case.throttle {
+        let json = limits.json.as_ref().map(ToString::to_string);
+        let text = limits.text.clone().or(json).expect("text or json");
+        let foreign = limits.run_as.is_some();
+        if foreign {
+            put_as_nobody(&file, &text);
+        } else {
+            fs::write(&file, &text).expect("throttling file");
+        }
+        if job.wait_state(PATIENCE, |state| matches(&limits.state, state)).is_none() {
+            broken.push(format!("{text}: no state with {}: {:?}", limits.state, job.last_state()));
+        }
+        let left = || fs::metadata(&file).ok().map(|meta| meta.len());
+        if poll(PATIENCE, || (left() == foreign.then_some(0)).then_some(())).is_none() {
+            broken.push(format!("{text}: the throttling file is still there, size {:?}", left()));
+        }
+        if let Some(wanted) = &limits.bandwidth {
+            let argv = sandbox.record().unwrap_or_default()["argv"].clone();
+            let args: Vec<&str> =
+                argv.as_array().into_iter().flatten().filter_map(|arg| arg.as_str()).collect();
+            let path = args.windows(2).find(|pair| pair[0] == "--bandwidth-file").map(|pair| pair[1]);
+            let content = path.and_then(|path| fs::read_to_string(path).ok());
+            if content.as_deref().map(str::trim) != Some(wanted) {
+                broken.push(format!("{text}: virt-v2v's limit is {content:?}, not {wanted:?}"));
+            }
+        }
+    }
+    fs::write(sandbox.path("go"), "").expect("go");
+    broken
+}
+
+/// Without a right to make files in the directory: what is there is written into, as sftp does.
+fn put_as_nobody(file: &str, text: &str) {
+    let put = Command::new("/bin/sh")
+        .args(["-c", "printf %s \"$1\" > \"$0\"", file, text])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .status()
+        .expect("sh");
+    assert!(put.success(), "nobody cannot write {file}: {put}");
 }
 
 fn run_second(second: &Second, first: &Job, sandbox: &Sandbox) -> Vec<String> {

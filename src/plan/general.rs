@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::document::{Document, Verify};
+use crate::document::{Document, Limit, Throttling, Verify};
 use crate::job;
 use crate::plan::destination::Host;
 use crate::plan::problems::Findings;
 use crate::plan::source::Names;
 use crate::plan::{DiskFormat, LuksVault, Surroundings, TwoPhase};
 use crate::site::{self, Layout, Site};
+use crate::throttle::{Asked, Limits};
 
 /// `warm`, `two_phase` and the keys that go with them (contract.md 1.2).
 pub(super) fn phases(
@@ -92,10 +93,6 @@ pub(super) fn no_effect(document: &Document, two_phase: bool, findings: &mut Fin
             "install_drivers has no effect: virt-v2v installs the drivers it finds in virtio_win",
         ),
         (
-            document.throttling.is_some(),
-            "throttling is ignored: this version limits neither processor nor network",
-        ),
-        (
             document.resume.is_some() && !two_phase,
             "resume is ignored: a one-phase conversion starts from the beginning",
         ),
@@ -111,6 +108,22 @@ pub(super) fn no_effect(document: &Document, two_phase: bool, findings: &mut Fin
     if document.osp_source_environment.is_some() {
         findings.ours("osp_source_environment: this version does not migrate from OpenStack yet".to_owned());
     }
+}
+
+/// `throttling`. A value that is none does not stop the job: the old program said so and went on (contract.md 8.1).
+pub(super) fn limits(given: Option<Throttling>, findings: &mut Findings) -> Limits {
+    let Some(Throttling(keys)) = given else { return Limits::default() };
+    let text = |limit: &Option<Limit>| limit.as_ref().map(|limit| limit.0.clone());
+    let asked = Asked::from_texts(text(&keys.cpu).as_deref(), text(&keys.network).as_deref());
+    asked.problems.iter().for_each(|problem| findings.warn(problem.to_string()));
+    asked.limits
+}
+
+/// virt-v2v takes a network limit only if it was told at its start where to look for one. Told always, but for the
+/// clouds in layout `uci`: there the arguments are those of v2, which had no throttling (contract.md 0, 4), unless the
+/// document speaks of it.
+pub(super) fn limits_expected(given: bool, host: Option<Host>, site: &Site) -> bool {
+    given || site.layout == Layout::Job || matches!(host, Some(Host::Local))
 }
 
 pub(super) fn luks_vault(

@@ -274,14 +274,25 @@ fn the_ca_file_is_the_documents_or_the_sites() {
 fn keys_without_effect_are_warnings() {
     let plan = with(
         "local",
-        json!({"install_drivers": true, "throttling": {"cpu": "50%"}, "virtio_win": "win.iso", "resume": "20260101T000000-1",
+        json!({"install_drivers": true, "virtio_win": "win.iso", "resume": "20260101T000000-1",
             "verify": "full", "backend": "x", "rhv_debug": true, "vm_uuid": "u", "luks_keys_files": []}),
     )
     .unwrap();
-    assert_eq!(plan.warnings.len(), 5, "{:?}", plan.warnings);
+    assert_eq!(plan.warnings.len(), 4, "{:?}", plan.warnings);
     assert_eq!(plan.tools.virtio_win, None);
     let plan = with("local", json!({"install_drivers": false, "verify": false, "resume": null})).unwrap();
     assert!(plan.warnings.is_empty());
+}
+
+#[test]
+fn limits_that_are_none_are_warnings_and_the_others_hold() {
+    let plan = with("local", json!({"throttling": {"cpu": 50, "network": "fast"}})).unwrap();
+    assert_eq!(plan.limits.cpu.map(|cpu| cpu.to_string()).as_deref(), Some("50%"));
+    assert_eq!(plan.limits.network, None);
+    assert_eq!(plan.warnings.len(), 1);
+    assert!(plan.warnings[0].starts_with("Failed to parse value for network limit: "), "{:?}", plan.warnings);
+    let plan = with("local", json!({"throttling": {"cpu": null, "network": null}})).unwrap();
+    assert_eq!((plan.limits, plan.warnings.len()), (Limits::default(), 0));
 }
 
 #[test]

@@ -26,6 +26,17 @@ fn fold(paths: &[&str], events: Vec<Event>) -> State {
 }
 
 #[test]
+fn limits_are_shown_with_both_keys_once_there_were_any() {
+    let mut state = State::default();
+    let shown = |state: &State| serde_json::to_value(state).unwrap().get("throttling").cloned();
+    assert_eq!(shown(&state), None);
+    state.apply(Event::Throttled { cpu: None, network: Some("1048576".to_owned()) });
+    assert_eq!(shown(&state), Some(serde_json::json!({"cpu": null, "network": "1048576"})));
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<State>(&text).unwrap().throttling, state.throttling);
+}
+
+#[test]
 fn disks_are_moved_inserted_and_closed_as_the_log_tells() {
     type Row = (&'static str, &'static [&'static str], Vec<Event>, Vec<(&'static str, f64)>);
     let table: Vec<Row> = vec![

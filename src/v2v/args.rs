@@ -47,6 +47,8 @@ pub struct Paths<'a> {
     pub libvirt_xml: &'a Path,
     /// `TMPDIR` and `VIRT_V2V_TMPDIR`.
     pub private_directory: &'a Path,
+    /// `--bandwidth-file`, where there is one ([`crate::throttle::rate_file`]).
+    pub bandwidth_file: Option<&'a Path>,
     /// Socket of the job's ssh-agent, for ssh sources.
     pub ssh_auth_sock: Option<&'a Path>,
 }
@@ -110,6 +112,9 @@ pub fn one_phase(plan: &Plan, capabilities: &Capabilities, paths: Paths<'_>) -> 
     }
     keys(plan, &mut line);
     destination(plan, capabilities, &mut line);
+    if let Some(file) = paths.bandwidth_file {
+        line.option("--bandwidth-file", file);
+    }
     environment(plan, paths, &mut line);
     line
 }

@@ -62,6 +62,9 @@ pub(super) struct Case {
     pub(super) virt_v2v: Value,
     /// A signal half a second after the start of virt-v2v.
     pub(super) act: Option<Act>,
+    /// Written into the throttling file, one after the other, while virt-v2v runs; then `${DIR}/go` is made.
+    #[serde(default)]
+    pub(super) throttle: Vec<Throttle>,
     /// Another document while virt-v2v runs.
     pub(super) second: Option<Second>,
     /// What a client observes.
@@ -99,6 +102,19 @@ pub(super) struct File {
 pub(super) struct Act {
     pub(super) signal: String,
     pub(super) to: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Throttle {
+    pub(super) json: Option<Value>,
+    pub(super) text: Option<String>,
+    /// `nobody`: written by that user, into a file that must be there, and is there again (empty) afterwards.
+    pub(super) run_as: Option<String>,
+    /// The next state that is waited for.
+    pub(super) state: Value,
+    /// Then virt-v2v's `--bandwidth-file` holds this.
+    pub(super) bandwidth: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::plan::{Surroundings, plan};
 use crate::site::Site;
+use crate::throttle::rate_file;
 
 /// virt-v2v 1.42, 2.2 and 2.10, as far as the command line depends on them.
 const OLD: &str =
@@ -23,7 +24,9 @@ fn show(arg: &Arg) -> String {
 }
 
 fn line(document: &Value, site: &str, capabilities: &str) -> CommandLine {
-    one_phase(&planned(document, site), &Capabilities::parse(capabilities), paths())
+    let (plan, capabilities) = (planned(document, site), Capabilities::parse(capabilities));
+    let bandwidth_file = rate_file::path(&plan, &capabilities, Path::new("/tmp/job"));
+    one_phase(&plan, &capabilities, Paths { bandwidth_file: bandwidth_file.as_deref().ok(), ..paths() })
 }
 
 fn paths() -> Paths<'static> {
@@ -31,6 +34,7 @@ fn paths() -> Paths<'static> {
         machine_readable_log: Path::new("/log/mr"),
         libvirt_xml: Path::new("/tmp/job/vm.xml"),
         private_directory: Path::new("/tmp/job"),
+        bandwidth_file: None,
         ssh_auth_sock: Some(Path::new("/tmp/job/agent")),
     }
 }
@@ -92,6 +96,30 @@ fn sources() -> Vec<(Value, &'static str)> {
         (json!({"transport_method": "local", "source_path": "/a.ova"}), "-i|ova|/a.ova"),
         (json!({"transport_method": "local", "source_disks": ["/a", "/b"]}), "-i|libvirtxml|/tmp/job/vm.xml"),
     ]
+}
+
+/// Told at its start, virt-v2v takes a limit at any time; where nobody may ask for one the arguments stay as they were.
+#[test]
+fn virt_v2v_is_told_where_to_look_for_a_network_limit() {
+    let cloud = json!({"export_domain": "h:/x"});
+    let directory = json!({"output_directory": "/out"});
+    let asked = json!({"throttling": {}});
+    let none = json!({});
+    let [vddk, ssh, local] = [0, 1, 2].map(|at| sources()[at].0.clone());
+    let able = &format!("{V22}bandwidth-option\n");
+    for (source, destination, throttling, site, capabilities, told) in [
+        (&vddk, &directory, &none, "layout = 'uci'", able, true),
+        (&ssh, &directory, &none, "", able, true),
+        (&vddk, &cloud, &none, "", able, true),
+        (&vddk, &cloud, &none, "layout = 'uci'", able, false),
+        (&vddk, &cloud, &asked, "layout = 'uci'", able, true),
+        (&local, &directory, &asked, "", able, false),
+        (&vddk, &directory, &asked, "", &V22.to_owned(), false),
+    ] {
+        let args = args(&document(&[source, destination, throttling]), site, capabilities);
+        assert_eq!(args.ends_with("|--bandwidth-file|/tmp/job/bandwidth"), told, "{args}");
+        assert_eq!(args.contains("--bandwidth"), told, "{args}");
+    }
 }
 
 /// Keys, and the output part for 1.42, 2.2 and 2.10.
