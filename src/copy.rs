@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::extent::{Extent, Extents, Kind};
 use crate::log::chain;
 use crate::nbd::budget::Budget;
+use crate::throttle::bucket::Bucket;
 
 pub mod chunk;
 pub mod ledger;
@@ -75,7 +76,9 @@ pub enum CopyError {
         offset: u64,
     },
     /// Only a part of a chunk was listed, and the rest of it was never copied.
-    #[error("a part of {disk} at offset {offset} was to be copied alone, and the rest never was: please report this")]
+    #[error(
+        "a part of {disk} at offset {offset} was to be copied alone, and the rest never was: please report this"
+    )]
     PartOfNothing {
         /// The disk.
         disk: String,
@@ -129,28 +132,13 @@ pub struct Shared {
     unproven: Arc<Semaphore>,
     /// How much is done at a time.
     pub tuning: Tuning,
-    /// Waited for before each read: the bandwidth limit.
-    pub limit: Rc<dyn Limit>,
-}
-
-/// A bandwidth limit.
-pub trait Limit {
-    /// Returns when this many bytes may be read.
-    fn take(&self, bytes: u64) -> std::pin::Pin<Box<dyn Future<Output = ()> + '_>>;
-}
-
-/// No limit.
-pub struct Unlimited;
-
-impl Limit for Unlimited {
-    fn take(&self, _: u64) -> std::pin::Pin<Box<dyn Future<Output = ()> + '_>> {
-        Box::pin(std::future::ready(()))
-    }
+    /// The bandwidth limit: waited for before each read.
+    pub limit: Bucket,
 }
 
 impl Shared {
     /// With `memory` bytes for data.
-    pub fn new(memory: usize, tuning: Tuning, limit: Rc<dyn Limit>) -> Self {
+    pub fn new(memory: usize, tuning: Tuning, limit: Bucket) -> Self {
         let unproven = Arc::new(Semaphore::new(kib(tuning.unproven as u64) as usize));
         Self { budget: Budget::new(memory), unproven, tuning, limit }
     }
@@ -253,10 +241,8 @@ impl Job {
     ) -> Result<(), CopyError> {
         let (written, to_prove) = mpsc::unbounded_channel();
         let stop = Rc::new(Cell::new(false));
-        let (wrote, proved) = tokio::join!(
-            self.write_all(spans, written, &stop),
-            self.prove_all(to_prove, progress, &stop)
-        );
+        let (wrote, proved) =
+            tokio::join!(self.write_all(spans, written, &stop), self.prove_all(to_prove, progress, &stop));
         // The proof knows better why the writer was stopped.
         proved.and(wrote)
     }
@@ -398,11 +384,7 @@ impl Job {
     }
 
     /// What is written within the time, or until it is enough.
-    async fn gather(
-        &self,
-        first: Written,
-        written: &mut mpsc::UnboundedReceiver<Written>,
-    ) -> Vec<Written> {
+    async fn gather(&self, first: Written, written: &mut mpsc::UnboundedReceiver<Written>) -> Vec<Written> {
         let until = Instant::now() + self.shared.tuning.prove_every;
         let mut bytes = first.span.data();
         let mut batch = vec![first];
@@ -429,9 +411,11 @@ impl Job {
         let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
         let size = self.ledger.identity().size;
         let whole = batch.iter().filter(|written| written.span.is_whole(size));
-        let records = whole
-            .flat_map(|written| &written.digests)
-            .map(|(index, digest)| Record { index: *index, standing, digest: *digest });
+        let records = whole.flat_map(|written| &written.digests).map(|(index, digest)| Record {
+            index: *index,
+            standing,
+            digest: *digest,
+        });
         self.ledger.record(records.collect()).await?;
         let bytes: u64 = batch.iter().map(|written| written.span.data()).sum();
         progress.finished.set(progress.finished.get() + bytes);
@@ -456,15 +440,19 @@ impl Job {
             return Ok(());
         }
         let differs = digests.iter().zip(&found).find(|(written, found)| written != found);
-        let (index, digest) = differs.map_or((span.chunks.start, Digest::from_bytes([0; 32])), |(written, _)| *written);
+        let (index, digest) =
+            differs.map_or((span.chunks.start, Digest::from_bytes([0; 32])), |(written, _)| *written);
         Err(self.blame(span, index, digest).await)
     }
 
     /// What is wrong with this chunk: source and target are read once more, for the sentence.
     async fn blame(&self, span: &Span, index: u64, written: Digest) -> CopyError {
         let (disk, offset) = (self.reader.disk(), index * CHUNK);
-        let mismatch =
-            |offset| CopyError::Mismatch { disk: self.reader.disk(), path: self.target.path().to_owned(), offset };
+        let mismatch = |offset| CopyError::Mismatch {
+            disk: self.reader.disk(),
+            path: self.target.path().to_owned(),
+            offset,
+        };
         let chunk = Extents::normalize([Extent::new(offset, CHUNK, Kind::Data)]);
         let part = Span { chunks: index..index + 1, extents: span.extents.intersect(&chunk) };
         let Ok(pieces) = self.read(&part).await else { return mismatch(offset) };

@@ -98,6 +98,13 @@ pub enum Event {
         /// All of them.
         disks: Vec<FoundDisk>,
     },
+    /// The size of a disk, as its server tells it.
+    DiskSized {
+        /// Index.
+        disk: usize,
+        /// Bytes.
+        size: u64,
+    },
     /// A disk of ours entered a phase.
     DiskEntered {
         /// Index.

@@ -41,7 +41,7 @@ pub enum Earlier {
     #[default]
     NotConverted,
     /// After it: only commits are missing.
-    Converted(Replay),
+    Converted(Box<Replay>),
 }
 
 /// What is left of a conversion whose commits were interrupted.
@@ -90,7 +90,7 @@ pub fn earlier(entries: &[Entry]) -> Earlier {
             _ => {}
         }
     }
-    found.map_or(Earlier::NotConverted, Earlier::Converted)
+    found.map_or(Earlier::NotConverted, |replay| Earlier::Converted(Box::new(replay)))
 }
 
 /// The copies are not converted.
@@ -162,7 +162,7 @@ pub async fn run(
     let mut stage = Stage { job, programs: &two_phase.programs, recorder, journal, signals, throttling };
     let (overlays, replay) = match task.earlier {
         Earlier::NotConverted => stage.convert(task).await?,
-        Earlier::Converted(replay) => (stage.take_over(task, replay).await?, replay.clone()),
+        Earlier::Converted(replay) => (stage.take_over(task, replay).await?, replay.as_ref().clone()),
     };
     stage.recorder.apply_now(Event::Entered(Phase::Committing));
     for overlay in &overlays {
@@ -344,14 +344,14 @@ mod tests {
         for (length, committed) in committed.into_iter().enumerate() {
             let expected = match committed {
                 None => Earlier::NotConverted,
-                Some(disks) => Earlier::Converted(replay((0..disks).collect())),
+                Some(disks) => Earlier::Converted(Box::new(replay((0..disks).collect()))),
             };
             assert_eq!(earlier(&whole[..length]), expected, "{length} lines");
         }
         // One that took it over and was killed at once knows as much.
         assert_eq!(
             earlier(&[replay(BTreeSet::from([1])).entry()]),
-            Earlier::Converted(replay(BTreeSet::from([1])))
+            Earlier::Converted(Box::new(replay(BTreeSet::from([1]))))
         );
     }
 }

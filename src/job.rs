@@ -23,6 +23,8 @@ pub struct Job {
     pub files: JobFiles,
     /// What virt-v2v can do, asked before the fork.
     pub capabilities: Capabilities,
+    /// Files of the interrupted job whose copies are taken over (`resume`).
+    pub earlier: Option<JobFiles>,
 }
 
 /// Names of all files of one job.
@@ -76,6 +78,11 @@ impl JobFiles {
     /// Touched by a client to end a warm migration.
     pub fn cutover(&self) -> PathBuf {
         self.directory.join("cutover")
+    }
+
+    /// Directory with the ledgers of a two-phase job and what a later one must know to go on with it.
+    pub fn copies(&self) -> PathBuf {
+        self.directory.join(format!("copies-{}", self.tag))
     }
 
     /// The job's private directory below `tmp_dir`: `TMPDIR` of every tool, removed at the end.
@@ -215,7 +222,7 @@ impl JobFiles {
     /// the container's own.
     pub fn remove(&self) -> Result<(), JobError> {
         match journal::read(&self.journal()) {
-            Ok(entries) => undo::forget(&entries).iter().for_each(|problem| tracing::warn!("{problem}")),
+            Ok(entries) => undo::forget(entries).iter().for_each(|problem| tracing::warn!("{problem}")),
             Err(error) => tracing::warn!("{}", chain(&error)),
         }
         let files = [

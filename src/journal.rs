@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
+use crate::job::JobFiles;
 use crate::v2v::output::Drivers;
 
 /// One line.
@@ -82,6 +83,27 @@ pub enum Entry {
         /// The disk, from 0.
         disk: usize,
     },
+    /// Whose journal this is.
+    Job {
+        /// Its tag.
+        tag: String,
+    },
+    /// Disks are about to be copied by us; ledgers of what is finished are in this directory.
+    Copies {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Something is copied for good: from here on a failure keeps the copies, so that a later job can go on with them.
+    Resumable,
+    /// All disks are copied.
+    Copied,
+    /// The user cancelled the job: nothing of it is to stay.
+    Cancelled,
+    /// A later job took over the copies.
+    ResumedBy {
+        /// Its tag.
+        tag: String,
+    },
     /// The conversion is done and what it made is the user's: undo removes no output from here on.
     Succeeded {
         /// virt-v2v's exit code, 0.
@@ -109,6 +131,9 @@ pub enum JournalError {
         source: std::io::Error,
     },
 }
+
+/// Name of a journal that was put away beside the copies it speaks of.
+pub const PUT_AWAY: &str = "journal.jsonl";
 
 /// Far more than the lines of one job.
 const RESERVED: i64 = 64 << 10;
@@ -142,12 +167,37 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file })
     }
 
+    /// The same, unless this job has recorded it before.
+    pub fn record_once(&mut self, entry: &Entry) -> Result<(), JournalError> {
+        match read(&self.path)?.contains(entry) {
+            true => Ok(()),
+            false => self.record(entry),
+        }
+    }
+
     /// Appends a line and waits until it is on disk.
     pub fn record(&mut self, entry: &Entry) -> Result<(), JournalError> {
         let error = |source| JournalError::Write { path: self.path.clone(), source };
         let mut line = serde_json::to_vec(entry).map_err(|source| error(source.into()))?;
         line.push(b'\n');
         self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(error)
+    }
+}
+
+/// In layout `uci` all jobs have their journal in the same place: one that a later job may need goes to the copies it
+/// speaks of.
+pub fn put_away(files: &JobFiles) -> Result<(), JournalError> {
+    let path = files.journal();
+    let entries = read(&path)?;
+    let old = entries.iter().find_map(|entry| match entry {
+        Entry::Copies { directory } => Some(directory.join(PUT_AWAY)),
+        _ => None,
+    });
+    match old {
+        Some(to) if fate(&entries) == Fate::Kept => {
+            std::fs::rename(&path, &to).map_err(|source| JournalError::Write { path: to, source })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -181,6 +231,35 @@ pub fn succeeded(entries: &[Entry]) -> Option<i32> {
 /// Is there a converted guest whose overlays are not all known to be committed, or not yet the user's?
 pub fn can_be_committed(entries: &[Entry]) -> bool {
     succeeded(entries).is_none() && entries.iter().any(|entry| matches!(entry, Entry::Converted { .. }))
+}
+
+/// Whose what a job made is, when the job is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Nobody's: all of it goes.
+    Undone,
+    /// A later job's that resumes this one: copies and ledgers stay, and overlays that hold a whole conversion.
+    Kept,
+    /// A later job's that has resumed this one: its journal speaks of it now.
+    TakenOver,
+    /// The user's: the disks stay, what was only needed on the way goes.
+    Delivered,
+}
+
+/// Reads it from the journal.
+pub fn fate(entries: &[Entry]) -> Fate {
+    let has = |wanted: fn(&Entry) -> bool| entries.iter().any(wanted);
+    if has(|entry| matches!(entry, Entry::Succeeded { .. })) {
+        Fate::Delivered
+    } else if has(|entry| matches!(entry, Entry::ResumedBy { .. })) {
+        Fate::TakenOver
+    } else if has(|entry| matches!(entry, Entry::Cancelled)) {
+        Fate::Undone
+    } else if has(|entry| matches!(entry, Entry::Resumable | Entry::Converted { .. })) {
+        Fate::Kept
+    } else {
+        Fate::Undone
+    }
 }
 
 #[cfg(test)]

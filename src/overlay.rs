@@ -7,7 +7,6 @@
 //! the overlays over. When each of these happens, and what the journal says of it, is [`crate::in_place`]'s.
 
 use std::fs::{DirBuilder, File};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -16,12 +15,11 @@ use serde::Deserialize;
 use crate::domain::Placed;
 use crate::plan::{DiskFormat, TwoPhasePrograms};
 use crate::process::Exit;
+use crate::qemu_img::{self, Ended, Health};
 
 mod percents;
-mod tool;
 
 use percents::Percents;
-use tool::Ended;
 
 /// An overlay over a copied disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +134,7 @@ pub async fn create(
         let overlay = Overlay::new(disk, base, directory);
         let mut args = words(&["create", "-q", "-f", "qcow2", "-F", base.format.as_str(), "-b"]);
         args.extend([base.path.clone().into(), overlay.path.clone().into()]);
-        let ended = tool::run(&programs.qemu_img, tag, args, |_| ()).await?;
+        let ended = run(programs, tag, args, |_| ()).await?;
         succeeded("create", &overlay.path, ended)?;
         overlays.push(overlay);
     }
@@ -187,7 +185,7 @@ pub async fn commit(
     let mut args = words(&["commit", "-d", "-p", "-f", "qcow2"]);
     args.push(overlay.path.clone().into());
     let mut percents = Percents::default();
-    let ended = tool::run(&programs.qemu_img, tag, args, |bytes| percents.feed(bytes, &mut progress)).await?;
+    let ended = run(programs, tag, args, |bytes| percents.feed(bytes, &mut progress)).await?;
     succeeded("commit", &overlay.path, ended)?;
     sync_file(&overlay.base.path).await
 }
@@ -219,7 +217,7 @@ async fn check_base(programs: &TwoPhasePrograms, tag: &str, overlay: &Overlay) -
     let mut args = words(&["info", "--output=json", "-f", "qcow2"]);
     args.push(overlay.path.clone().into());
     let mut json = Vec::new();
-    let ended = tool::run(&programs.qemu_img, tag, args, |bytes| json.extend_from_slice(bytes)).await?;
+    let ended = run(programs, tag, args, |bytes| json.extend_from_slice(bytes)).await?;
     succeeded("read", &overlay.path, ended)?;
     let info: Option<Info> = serde_json::from_slice(&json).ok();
     let other = |found: String| OverlayError::OtherBase {
@@ -240,21 +238,28 @@ async fn check_base(programs: &TwoPhasePrograms, tag: &str, overlay: &Overlay) -
     Err(other(format!("{backing} ({})", format.as_deref().unwrap_or("of unknown format"))))
 }
 
-/// A commit that was killed leaves clusters of a qcow2 copy without an owner, which is only waste and repaired here; more
-/// than that is no copy any more. Raw files have no format to damage.
+/// A commit that was killed may have damaged the copy's own format.
 async fn check_copy(programs: &TwoPhasePrograms, tag: &str, base: &Placed) -> Result<(), OverlayError> {
-    if base.format == DiskFormat::Raw {
-        return Ok(());
+    let checked = qemu_img::check(&programs.qemu_img, tag, &base.path, base.format).await;
+    match checked.map_err(|source| start_error(programs, source))? {
+        Health::Sound => Ok(()),
+        Health::Damaged(said) => Err(OverlayError::Damaged { path: base.path.clone(), said }),
+        Health::Unknown(ended) => succeeded("check", &base.path, ended),
     }
-    let mut args = words(&["check", "-q", "-r", "leaks", "-f", base.format.as_str()]);
-    args.push(base.path.clone().into());
-    let ended = tool::run(&programs.qemu_img, tag, args, |_| ()).await?;
-    match ended.exit {
-        // 3: leaks that could not be repaired; still only waste.
-        Exit::Code(3) => Ok(()),
-        Exit::Code(2) => Err(OverlayError::Damaged { path: base.path.clone(), said: ended.said }),
-        _ => succeeded("check", &base.path, ended),
-    }
+}
+
+async fn run(
+    programs: &TwoPhasePrograms,
+    tag: &str,
+    args: Vec<std::ffi::OsString>,
+    stdout: impl FnMut(&[u8]),
+) -> Result<Ended, OverlayError> {
+    let ended = qemu_img::run(&programs.qemu_img, tag, args, stdout).await;
+    ended.map_err(|source| start_error(programs, source))
+}
+
+fn start_error(programs: &TwoPhasePrograms, source: std::io::Error) -> OverlayError {
+    OverlayError::Start { program: programs.qemu_img.clone(), source }
 }
 
 fn succeeded(what: &'static str, path: &Path, ended: Ended) -> Result<(), OverlayError> {

@@ -34,7 +34,7 @@ pub fn surroundings(
 }
 
 /// Reads the vault into the plan and checks what the plan names on this host.
-pub fn check(plan: &mut Plan) -> Result<(), Problems> {
+pub fn check(plan: &mut Plan, resumes: bool) -> Result<(), Problems> {
     let mut lines = Vec::new();
     match vault::read(&plan.luks_vault, geteuid().as_raw()) {
         Ok((keys, warning)) => {
@@ -47,7 +47,7 @@ pub fn check(plan: &mut Plan) -> Result<(), Problems> {
         local_source(source, &mut lines);
     }
     if let Destination::Local { directory } = &plan.destination {
-        output_directory(directory, &plan.vm_name, &mut lines);
+        output_directory(directory, &plan.vm_name, resumes, &mut lines);
     }
     if lines.is_empty() { Ok(()) } else { Err(Problems::new(lines)) }
 }
@@ -100,7 +100,7 @@ fn source_file(key: &str, path: &Path, kinds: Kinds, lines: &mut Vec<String>) {
     }
 }
 
-fn output_directory(directory: &Path, vm_name: &str, lines: &mut Vec<String>) {
+fn output_directory(directory: &Path, vm_name: &str, resumes: bool, lines: &mut Vec<String>) {
     let shown = directory.display();
     match std::fs::metadata(directory) {
         Ok(data) if !data.is_dir() => {
@@ -117,6 +117,10 @@ fn output_directory(directory: &Path, vm_name: &str, lines: &mut Vec<String>) {
             "output_directory {shown} is not writable by the user running virt-v2v-wrapper: change its owner or mode, \
              or name another"
         ));
+    }
+    if resumes {
+        // What is there of this machine is what is gone on with.
+        return;
     }
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,

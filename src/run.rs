@@ -20,8 +20,12 @@ use crate::recorder::Recorder;
 use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::throttle::{Throttling, rate_file};
+use crate::two_phase::{self, Desk};
 use crate::v2v::args;
 use crate::{daemon, journal, source, state_file, supervise, undo};
+
+/// More than processors help while some wait for the disk.
+const BLOCKING_THREADS: usize = 8;
 
 /// From here on what was made is the user's.
 const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
@@ -75,18 +79,27 @@ pub enum RunError {
 
 /// Why a stage ended the job.
 #[derive(Debug)]
-struct Failure {
+pub struct Failure {
     message: String,
     outcome: Outcome,
+    /// The user wants nothing of the job to stay.
+    cancelled: bool,
 }
 
 impl Failure {
-    fn broken(error: &dyn std::error::Error) -> Self {
-        Self { message: chain(error), outcome: Outcome::Broken }
+    /// A stage could not begin.
+    pub fn broken(error: &dyn std::error::Error) -> Self {
+        Self { message: chain(error), outcome: Outcome::Broken, cancelled: false }
     }
 
-    fn cancelled(signal: i32) -> Self {
-        Self { message: supervise::cancelled_by(signal), outcome: Outcome::Broken }
+    /// A stage failed.
+    pub fn failed(message: String) -> Self {
+        Self { message, outcome: Outcome::Failed, cancelled: false }
+    }
+
+    /// The job was cancelled by this signal.
+    pub fn cancelled(signal: i32) -> Self {
+        Self { message: supervise::cancelled_by(signal), outcome: Outcome::Broken, cancelled: true }
     }
 }
 
@@ -98,9 +111,13 @@ pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     let begin = |what| move |source| RunError::Begin { what, source };
     process::become_subreaper().map_err(|errno| begin("subreaper")(errno.into()))?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(begin("runtime"))?;
-    runtime.block_on(async {
+    // Threads for what blocks (hashing, files) are made when they are needed, and only a two-phase job needs them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(begin("runtime"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::listen().map_err(begin("signals"))?;
         let state = state_file::read(&job.files.state())?;
         let mut recorder = Recorder::new(job.files.state(), state, Scrubber::new(job.plan.secrets()));
@@ -109,22 +126,24 @@ pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
         recorder.apply_first(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         daemon::say_ready(ready).map_err(begin("say ready"))?;
         recorder.write_if_due();
-        let ended = conduct(&job, &mut recorder, &mut journal, &mut signals).await;
-        Ok(close(&job, recorder, ended))
+        let ended = match &job.plan.two_phase {
+            Some(two_phase) => {
+                let desk = Desk { recorder: &mut recorder, journal: &mut journal, signals: &mut signals };
+                two_phase::conduct(&job, two_phase, desk).await
+            }
+            None => one_phase(&job, &mut recorder, &mut journal, &mut signals).await,
+        };
+        Ok(close(&job, recorder, journal, ended))
     })
 }
 
-/// All stages. On an error everything that ran is stopped and the destination is abandoned.
-async fn conduct(
+/// All stages of a one-phase job. On an error everything that ran is stopped and the destination is abandoned.
+async fn one_phase(
     job: &Job,
     recorder: &mut Recorder,
     journal: &mut Journal,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
-    if job.plan.two_phase.is_some() {
-        let message = "two_phase: this version only converts in one phase".to_owned();
-        return Err(Failure { message, outcome: Outcome::Broken });
-    }
     let destination = Selected::of(&job.plan);
     let (command_line, handle) = tokio::select! {
         prepared = prepare(job, journal, &destination) => prepared?,
@@ -145,11 +164,7 @@ async fn conduct(
     match destination.finalize(handle, recorder.state()).await {
         Ok(Some(id)) => recorder.apply(Event::VmId { id }),
         Ok(None) => {}
-        Err(error) => return Err(Failure { message: chain(&error), outcome: Outcome::Failed }),
-    }
-    if let Err(error) = journal.record(&SUCCEEDED) {
-        // The guest is converted: a journal that cannot say so is no reason to lose it.
-        tracing::error!("{}", chain(&error));
+        Err(error) => return Err(Failure::failed(chain(&error))),
     }
     Ok(())
 }
@@ -174,13 +189,14 @@ async fn prepare(
     Ok((args::one_phase(&job.plan, &job.capabilities, paths), handle))
 }
 
-fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Failure> {
+/// The job's private directory, made.
+pub fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Failure> {
     let path = job.files.private_directory(&job.plan.tools.tmp_dir);
     if path.symlink_metadata().is_ok() {
         // Not ours, so it must not get into the journal, whose undo would remove it.
         let message =
             format!("the private directory {} is there already: somebody else made it", path.display());
-        return Err(Failure { message, outcome: Outcome::Broken });
+        return Err(Failure { message, outcome: Outcome::Broken, cancelled: false });
     }
     journal
         .record(&Entry::PrivateDirectory { path: path.clone() })
@@ -195,46 +211,47 @@ fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Failur
                 path.display()
             ),
             outcome: Outcome::Broken,
+            cancelled: false,
         }),
     }
 }
 
 /// What virt-v2v's end means.
-fn judge(converted: Converted) -> Result<(), Failure> {
+pub fn judge(converted: Converted) -> Result<(), Failure> {
     let Converted { exit, stopped, evidence, .. } = converted;
     match (stopped, exit) {
         (_, Exit::Code(0)) => Ok(()),
         (Some(Stopped::Cancelled(signal)), _) => Err(Failure::cancelled(signal)),
-        (Some(Stopped::NeverBooted(silence)), _) => Err(Failure {
-            message: format!(
-                "virt-v2v's appliance said nothing for {} s after 'Opening the source': it does not boot. If \
-                 /dev/kvm of this host does not work, set libguestfs_backend_settings = \"force_tcg\" in the site \
-                 configuration; run libguestfs-test-tool to see more",
-                silence.as_secs()
-            ),
-            outcome: Outcome::Failed,
-        }),
-        (Some(Stopped::Signalled(signal)), _) => Err(Failure {
-            message: format!(
-                "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"
-            ),
-            outcome: Outcome::Failed,
-        }),
-        (None, exit) => Err(Failure { message: evidence.sentence(exit), outcome: Outcome::Failed }),
+        (Some(Stopped::NeverBooted(silence)), _) => Err(Failure::failed(format!(
+            "virt-v2v's appliance said nothing for {} s after 'Opening the source': it does not boot. If /dev/kvm of this \
+             host does not work, set libguestfs_backend_settings = \"force_tcg\" in the site configuration; run \
+             libguestfs-test-tool to see more",
+            silence.as_secs()
+        ))),
+        (Some(Stopped::Signalled(signal)), _) => Err(Failure::failed(format!(
+            "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"
+        ))),
+        (None, exit) => Err(Failure::failed(evidence.sentence(exit))),
     }
 }
 
 /// The end of every job: leftovers killed, undone what must be, the final state written. The lock stays until the
 /// supervisor has seen that all is well.
-fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outcome {
+fn close(job: &Job, mut recorder: Recorder, mut journal: Journal, ended: Result<(), Failure>) -> Outcome {
     process::kill_all(process::descendants, std::time::Duration::from_secs(10));
+    let last = match &ended {
+        Ok(()) => Some(SUCCEEDED),
+        Err(failure) => failure.cancelled.then_some(Entry::Cancelled),
+    };
+    // The guest is converted: a journal that cannot say so is no reason to lose it.
+    if let Some(Err(error)) = last.as_ref().map(|last| journal.record(last)) {
+        tracing::error!("{}", chain(&error));
+    }
     let mut entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()
     });
-    if ended.is_ok() {
-        entries.push(SUCCEEDED);
-    }
+    entries.extend(last);
     for problem in undo::undo(&entries) {
         tracing::error!("{problem}");
         recorder.apply(Event::Warning { text: problem });
@@ -245,8 +262,9 @@ fn close(job: &Job, mut recorder: Recorder, ended: Result<(), Failure>) -> Outco
             Outcome::Done
         }
         Err(failure) => {
-            tracing::error!("{}", failure.message);
-            recorder.apply(Event::Failed { message: failure.message });
+            let message = supervise::with_advice(failure.message, &entries, &job.files.tag);
+            tracing::error!("{message}");
+            recorder.apply(Event::Failed { message });
             failure.outcome
         }
     };

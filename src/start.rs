@@ -16,7 +16,7 @@ use crate::daemon::{self, Side};
 use crate::document::{self, Parsed};
 use crate::event::Event;
 use crate::job::{self, Job, JobError, JobFiles};
-use crate::journal::Journal;
+use crate::journal::{self, Entry, Journal};
 use crate::log::chain;
 use crate::plan::problems::Problems;
 use crate::plan::{self, LocalSource, Plan, Source, TwoPhasePrograms};
@@ -25,6 +25,7 @@ use crate::secret::Scrubber;
 use crate::site::{Caller, Directories, Site, SiteError, find_program};
 use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
+use crate::two_phase::earlier;
 use crate::v2v::probe;
 use crate::{preflight, process, state_file, sweep, throttle};
 
@@ -76,7 +77,7 @@ fn begin(stdin: &mut dyn Read) -> Result<Begun, Refused> {
     let swept = sweep::sweep(directories.jobs());
     let files = directories.job_files(&job::new_tag());
     let lock = take_place(&files, &directories)?;
-    match prepare(&site, &files, parsed, &swept) {
+    match prepare(&site, &directories, &files, parsed, &swept) {
         Ok(job) => Ok(Begun { job, lock }),
         Err(Refused(problems)) => {
             record_refusal(&files, &problems);
@@ -88,6 +89,7 @@ fn begin(stdin: &mut dyn Read) -> Result<Begun, Refused> {
 /// Everything that can be refused once the job has a place for its state.
 fn prepare(
     site: &Site,
+    directories: &Directories,
     files: &JobFiles,
     parsed: Result<Parsed, document::DocumentError>,
     swept: &[String],
@@ -115,7 +117,11 @@ fn prepare(
         .map_err(|error| Refused::because(&error))?;
     let mut plan = plan::plan(document, site, &around).map_err(Refused::for_problems)?;
     plan.warnings.extend(Site::missing_file(&|name| std::env::var_os(name)));
-    let looked = preflight::check(&mut plan).map_err(Refused::for_problems);
+    let earlier = match plan.two_phase.as_ref().and_then(|two_phase| two_phase.resume.as_deref()) {
+        Some(tag) => Some(earlier(directories, files, tag)?),
+        None => None,
+    };
+    let looked = preflight::check(&mut plan, earlier.is_some()).map_err(Refused::for_problems);
     // The vault's keys are known from here on, so the scrubber has them all.
     crate::log::start(&files.wrapper_log(), Scrubber::new(plan.secrets()))
         .map_err(|error| Refused::because(&error))?;
@@ -155,7 +161,16 @@ fn prepare(
     tracing::debug!("virt-v2v capabilities: {capabilities:?}");
     let mut state = first_state(&plan);
     state_file::write_first(&files.state(), &mut state).map_err(|error| Refused::because(&error))?;
-    Ok(Job { plan, files: files.clone(), capabilities })
+    Ok(Job { plan, files: files.clone(), capabilities, earlier })
+}
+
+/// The files of the job that is resumed, if it can be.
+fn earlier(directories: &Directories, files: &JobFiles, tag: &str) -> Result<JobFiles, Refused> {
+    let earlier = directories.job_files(tag);
+    // With layout uci the place is this job's by now, and its lock says nothing of the earlier one.
+    let over = if earlier.directory == files.directory { Ok(()) } else { earlier::is_over(&earlier) };
+    over.and_then(|()| earlier::find(&earlier)).map_err(|error| Refused::because(&error))?;
+    Ok(earlier)
 }
 
 fn read_document(stdin: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Refused> {
@@ -185,7 +200,10 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
         )]));
     };
     // Now, not in the worker: whoever closes this job must not find what an earlier one in the same place did.
-    Journal::create(&files.journal()).map_err(|error| Refused::because(&error))?;
+    journal::put_away(files)
+        .and_then(|()| Journal::create(&files.journal()))
+        .and_then(|mut journal| journal.record(&Entry::Job { tag: files.tag.clone() }))
+        .map_err(|error| Refused::because(&error))?;
     Ok(lock.into())
 }
 

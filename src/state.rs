@@ -255,6 +255,7 @@ impl State {
             }
             Event::Finished { failed } => self.finish(failed),
             Event::DisksFound { .. }
+            | Event::DiskSized { .. }
             | Event::DiskEntered { .. }
             | Event::RoundBegan { .. }
             | Event::RoundCounted { .. }

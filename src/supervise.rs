@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 
 use crate::event::Event;
 use crate::job::{Job, JobFiles};
+use crate::journal::{Entry, Fate, Journal};
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::state::State;
@@ -183,6 +184,12 @@ fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, E
             job.files.wrapper_log().display()
         ),
     };
+    if cancelled.is_some()
+        && let Err(error) =
+            Journal::open(&job.files.journal()).and_then(|mut journal| journal.record(&Entry::Cancelled))
+    {
+        tracing::error!("{}", chain(&error));
+    }
     finish_for_the_dead(&job.files, &mut state, message);
     state
 }
@@ -190,6 +197,17 @@ fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, E
 /// The last message of a cancelled job; it begins with the old program's words (contract.md 3.3).
 pub fn cancelled_by(signal: i32) -> String {
     format!("Exiting on signal number {signal}: the job was cancelled and what it had begun undone")
+}
+
+/// The last message with what can be done about copies that were kept.
+pub fn with_advice(message: String, entries: &[Entry], tag: &str) -> String {
+    if journal::fate(entries) != Fate::Kept {
+        return message;
+    }
+    format!(
+        "{message}. What is copied was kept: send the same document with \"resume\": \"{tag}\" (or to \
+         virt-v2v-wrapper resume {tag}) to go on, or run virt-v2v-wrapper jobs --remove {tag} to remove it"
+    )
 }
 
 /// Undoes from the journal and writes the final state of a job whose own processes cannot any more.
@@ -206,7 +224,7 @@ pub fn finish_for_the_dead(files: &JobFiles, state: &mut State, message: String)
         state.apply(Event::ToolExited { return_code });
         state.apply(Event::Finished { failed: false });
     } else {
-        state.apply(Event::Failed { message });
+        state.apply(Event::Failed { message: with_advice(message, &entries, &files.tag) });
         state.apply(Event::Finished { failed: true });
     }
     if write_final(&files.state(), state) {

@@ -9,15 +9,14 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::journal::{self, Entry, succeeded};
+use crate::journal::{self, Entry, Fate};
 use crate::throttle::cgroup;
 
 /// Undoes `entries`; gives a sentence for each thing that could not be undone.
 pub fn undo(entries: &[Entry]) -> Vec<String> {
     let mut problems = Vec::new();
-    // Copies that may be half committed and the overlays that make them whole belong together.
-    let unfinished = journal::can_be_committed(entries);
-    if succeeded(entries).is_none() && !unfinished {
+    let fate = journal::fate(entries);
+    if fate == Fate::Undone {
         for file in output_files(entries, &mut problems) {
             tracing::info!("removing the partial output {}", file.display());
             if let Err(error) = std::fs::remove_file(&file)
@@ -27,37 +26,38 @@ pub fn undo(entries: &[Entry]) -> Vec<String> {
             }
         }
     }
+    // Copies that may be half committed and the overlays that make them whole belong together.
+    let overlays_stay = match fate {
+        Fate::Undone | Fate::Delivered => false,
+        Fate::TakenOver => true,
+        Fate::Kept => journal::can_be_committed(entries),
+    };
     for entry in entries {
         match entry {
             Entry::PrivateDirectory { path } | Entry::ToolDirectory { path } => {
                 remove_directory(path, &mut problems);
             }
-            Entry::OverlayDirectory { path } | Entry::Converted { overlays: path, .. } if !unfinished => {
+            Entry::OverlayDirectory { path } | Entry::Converted { overlays: path, .. } if !overlays_stay => {
                 remove_directory(path, &mut problems);
             }
+            Entry::Copies { directory } if matches!(fate, Fate::Undone | Fate::Delivered) => {
+                remove_directory(directory, &mut problems);
+            }
+            Entry::Cgroup { path } => {
+                if let Err(error) = cgroup::remove(path) {
+                    problems.push(format!("the cgroup {} could not be removed: {error}", path.display()));
+                }
+            }
             _ => {}
-        }
-    }
-    for entry in entries {
-        if let Entry::Cgroup { path } = entry
-            && let Err(error) = cgroup::remove(path)
-        {
-            problems.push(format!("the cgroup {} could not be removed: {error}", path.display()));
         }
     }
     problems
 }
 
-/// Removes what [`undo`] kept for a later start that will not come: its job is being forgotten. The copies stay, but
-/// without the overlays they cannot be finished any more.
-pub fn forget(entries: &[Entry]) -> Vec<String> {
-    let mut problems = Vec::new();
-    for entry in entries {
-        if let Entry::OverlayDirectory { path } | Entry::Converted { overlays: path, .. } = entry {
-            remove_directory(path, &mut problems);
-        }
-    }
-    problems
+/// Undoes what was kept for a later job that will not come: its files are being removed.
+pub fn forget(mut entries: Vec<Entry>) -> Vec<String> {
+    entries.push(Entry::Cancelled);
+    undo(&entries)
 }
 
 fn remove_directory(path: &Path, problems: &mut Vec<String>) {
@@ -175,8 +175,10 @@ mod tests {
             let entries: Vec<Entry> = begun.iter().cloned().chain(more).collect();
             assert_eq!(undo(&entries), Vec::<String>::new());
             assert_eq!((overlays.exists(), copy.exists()), (overlays_stay, copy_stays), "{entries:?}");
-            assert_eq!(forget(&entries), Vec::<String>::new());
-            assert_eq!((overlays.exists(), copy.exists()), (false, copy_stays), "{entries:?}");
+            // Nobody will go on with it: only what is the user's stays.
+            let delivered = entries.iter().any(|entry| matches!(entry, Entry::Succeeded { .. }));
+            assert_eq!(forget(entries.clone()), Vec::<String>::new());
+            assert_eq!((overlays.exists(), copy.exists()), (false, delivered), "{entries:?}");
         }
     }
 

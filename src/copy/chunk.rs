@@ -70,7 +70,7 @@ impl ZeroDigests {
 }
 
 fn zeros(hasher: &mut blake3::Hasher, mut length: u64) {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while length > 0 {
         let piece = length.min(ZEROS.len() as u64);
         hasher.update(&ZEROS[..piece as usize]);
@@ -91,7 +91,12 @@ impl SpanHasher {
         Self { current: None, digests: Vec::new() }
     }
 
-    fn each_chunk(&mut self, offset: u64, length: u64, mut feed: impl FnMut(&mut blake3::Hasher, Range<usize>)) {
+    fn each_chunk(
+        &mut self,
+        offset: u64,
+        length: u64,
+        mut feed: impl FnMut(&mut blake3::Hasher, Range<usize>),
+    ) {
         let mut at = offset;
         let end = offset + length;
         while at < end {
@@ -271,10 +276,8 @@ mod tests {
     #[test]
     fn the_digest_of_a_chunk_does_not_depend_on_how_it_was_fed() {
         let bytes: Vec<u8> = (0..CHUNK + 1000).map(|at| if at < 300_000 { 0 } else { at as u8 }).collect();
-        let expected = vec![
-            (0, blake3::hash(&bytes[..CHUNK as usize])),
-            (1, blake3::hash(&bytes[CHUNK as usize..])),
-        ];
+        let expected =
+            vec![(0, blake3::hash(&bytes[..CHUNK as usize])), (1, blake3::hash(&bytes[CHUNK as usize..]))];
         let mut whole = SpanHasher::new();
         whole.data(0, &bytes);
         assert_eq!(whole.finish(), expected);

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{self, DiskHasher, Digest};
+use super::chunk::{self, Digest, DiskHasher};
 
 const HEAD: u64 = 4096;
 const SLOT: usize = 40;
@@ -136,7 +136,8 @@ impl Ledger {
         let chunks = chunk::count(head.identity.size);
         let written = || -> std::io::Result<File> {
             let mut options = OpenOptions::new();
-            let mut file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+            let mut file =
+                options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
             let length = HEAD + chunks * SLOT as u64;
             match fallocate(&file, FallocateFlags::empty(), 0, length as i64) {
                 Ok(()) => {}
@@ -367,7 +368,11 @@ mod tests {
             torn[HEAD as usize + 3 * SLOT + at] ^= 0x40;
             std::fs::write(&path, &torn).unwrap();
             let ledger = Ledger::open(&path).unwrap();
-            assert_eq!((ledger.standing(3), ledger.count(Standing::Flushed)), (Standing::Open, 10), "byte {at}");
+            assert_eq!(
+                (ledger.standing(3), ledger.count(Standing::Flushed)),
+                (Standing::Open, 10),
+                "byte {at}"
+            );
         }
         // A slot at another's place is not its own.
         let mut moved = good.clone();

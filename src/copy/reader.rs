@@ -198,7 +198,8 @@ impl Reader {
     }
 
     async fn start(&self) -> Result<Session, ReadError> {
-        let Serving { program, tag, export, filters, library_path, private, number, connections } = &self.serving;
+        let Serving { program, tag, export, filters, library_path, private, number, connections } =
+            &self.serving;
         let start = self.starts.get();
         self.starts.set(start + 1);
         // A name of its own for each: the one before may still be dying, and takes its socket with it.
@@ -211,9 +212,7 @@ impl Reader {
         let pool = pool.map_err(|error| ReadError::Serve(chain(&error)))?;
         let now = pool.export().size();
         match self.size.get() {
-            Some(before) if before != now => {
-                Err(ReadError::Resized { disk: export.disk(), before, now })
-            }
+            Some(before) if before != now => Err(ReadError::Resized { disk: export.disk(), before, now }),
             _ => {
                 self.size.set(Some(now));
                 self.answered.set(Instant::now());
@@ -253,9 +252,13 @@ impl Reader {
     }
 
     fn read_less(&self, failed: u32) {
-        let smaller = (failed / 2).next_power_of_two().clamp(SMALLEST_READ, failed.max(SMALLEST_READ + 1) - 1);
+        let smaller =
+            (failed / 2).next_power_of_two().clamp(SMALLEST_READ, failed.max(SMALLEST_READ + 1) - 1);
         if smaller < self.read_size.get() {
-            tracing::warn!("{}: reads of {failed} bytes fail for want of memory: {smaller} from now on", self.disk());
+            tracing::warn!(
+                "{}: reads of {failed} bytes fail for want of memory: {smaller} from now on",
+                self.disk()
+            );
             self.read_size.set(smaller);
         }
     }
@@ -278,7 +281,9 @@ impl Reader {
                 }
                 Ok(Err(error)) => return Err(failure(&error, session)),
                 // Others were answered meanwhile: the server is slow, not stuck.
-                Err(_) if self.answered.get() > asked && self.answered.get().elapsed() < self.patience.stall => {}
+                Err(_)
+                    if self.answered.get() > asked && self.answered.get().elapsed() < self.patience.stall => {
+                }
                 Err(_) => {
                     session.give_up();
                     let said = format!("no answer for {} s", self.patience.stall.as_secs());
@@ -397,9 +402,8 @@ mod tests {
         let size = 100_000 * 4096;
         let fewer = Extents::normalize(coarser(list.clone(), 1 << 17, size));
         assert!(fewer.len() * 5 < list.len(), "{}", fewer.len());
-        let data = |extents: &Extents| {
-            Extents::normalize(extents.iter().filter(|extent| extent.kind == Kind::Data))
-        };
+        let data =
+            |extents: &Extents| Extents::normalize(extents.iter().filter(|extent| extent.kind == Kind::Data));
         assert!(data(&Extents::normalize(list)).subtract(&data(&fewer)).is_empty());
         assert_eq!(fewer.covered(), size);
     }

@@ -67,7 +67,8 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    fn file(what: &'static str, path: &Path, source: std::io::Error) -> Self {
+    /// What was done to which file, and what the system said.
+    pub fn file(what: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::File { what, path: path.to_owned(), source: Arc::new(source) }
     }
 
@@ -102,7 +103,7 @@ pub enum Target {
     /// A raw file or a block device.
     File(Arc<FileTarget>),
     /// An image behind qemu-nbd.
-    Image(NbdTarget),
+    Image(Box<NbdTarget>),
 }
 
 impl Target {
@@ -171,7 +172,12 @@ impl Target {
         Ok(hasher.finish())
     }
 
-    async fn hash(&self, at: u64, mut buffer: Buffer, mut hasher: SpanHasher) -> Result<SpanHasher, TargetError> {
+    async fn hash(
+        &self,
+        at: u64,
+        mut buffer: Buffer,
+        mut hasher: SpanHasher,
+    ) -> Result<SpanHasher, TargetError> {
         match self {
             Self::File(file) => {
                 let file = Arc::clone(file);
@@ -242,7 +248,7 @@ impl Target {
 }
 
 /// Runs what blocks on a thread of its own.
-async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TargetError> + Send + 'static,
 ) -> Result<T, TargetError> {
     match tokio::task::spawn_blocking(work).await {

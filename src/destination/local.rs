@@ -1,13 +1,20 @@
-//! A directory of this host: virt-v2v writes `<name>-sda`, ... and `<name>.xml` there.
+//! A directory of this host: `<name>-sda`, ... and `<name>.xml` are written there, by virt-v2v in one phase, by us in
+//! two.
 //!
 //! The reference destination. Its whole undo is in the journal: what was in the directory before, and which names the
 //! guest may have.
 
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::{Destination, DestinationError};
+use super::{Destination, DestinationError, Machine};
+use crate::domain::{self, Placed};
 use crate::job::Job;
-use crate::journal::{Entry, Journal};
+use crate::journal::{self, Entry, Journal};
+use crate::plan::Plan;
+use crate::source::local::device_name;
 use crate::state::State;
 use crate::undo;
 
@@ -22,8 +29,14 @@ impl Destination for Local {
     type Handle = ();
 
     async fn prepare(&self, job: &Job, journal: &mut Journal) -> Result<(), DestinationError> {
-        let existing = undo::listing(&self.directory)
-            .map_err(|source| DestinationError::Directory { path: self.directory.clone(), source })?;
+        let mut existing = undo::listing(&self.directory).map_err(|source| self.error(source))?;
+        // Copies that this job took over from another are its own.
+        let taken_over = journal::read(&job.files.journal())?;
+        let is_ours = |name: &String| {
+            let path = self.directory.join(name);
+            taken_over.iter().any(|entry| matches!(entry, Entry::OutputFile { path: ours } if *ours == path))
+        };
+        existing.retain(|name| !is_ours(name));
         journal.record(&Entry::OutputDirectory {
             path: self.directory.clone(),
             guest_names: vec![job.plan.vm_name.clone()],
@@ -36,5 +49,35 @@ impl Destination for Local {
         Ok(None)
     }
 
+    async fn place(&self, job: &Job, disks: usize) -> Result<Vec<Placed>, DestinationError> {
+        let Plan { vm_name, output_format: format, .. } = &job.plan;
+        let name = |disk| format!("{vm_name}-{}", device_name("sd", disk));
+        Ok((0..disks).map(|disk| Placed { path: self.directory.join(name(disk)), format: *format }).collect())
+    }
+
+    async fn publish(&self, (): (), machine: &Machine<'_>) -> Result<Option<String>, DestinationError> {
+        let Machine { plan, guest, disks, drivers } = machine;
+        let xml = domain::final_domain(guest, disks, &plan.network_mappings, drivers);
+        // Whole or not at all: whoever defines the machine from it reads it as soon as it is there.
+        let write = || -> std::io::Result<()> {
+            let mut file = tempfile::Builder::new()
+                .prefix(".v2v-")
+                .permissions(Permissions::from_mode(0o644))
+                .tempfile_in(&self.directory)?;
+            file.write_all(xml.as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(self.directory.join(format!("{}.xml", plan.vm_name)))?;
+            File::open(&self.directory)?.sync_all()
+        };
+        write().map_err(|source| self.error(source))?;
+        Ok(None)
+    }
+
     async fn abandon(&self, (): ()) {}
+}
+
+impl Local {
+    fn error(&self, source: std::io::Error) -> DestinationError {
+        DestinationError::Directory { path: self.directory.clone(), source }
+    }
 }

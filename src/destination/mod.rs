@@ -7,10 +7,13 @@
 
 use std::path::PathBuf;
 
+use crate::domain::Placed;
+use crate::guest::Guest;
 use crate::job::Job;
 use crate::journal::{Journal, JournalError};
 use crate::plan;
 use crate::state::State;
+use crate::v2v::output::Drivers;
 
 pub mod local;
 pub mod openstack;
@@ -35,6 +38,24 @@ pub enum DestinationError {
     NotYet(&'static str),
 }
 
+/// The plan refuses such a document; this is for a program that changes.
+const NO_TWO_PHASE: DestinationError = DestinationError::NotYet(
+    "two_phase: this version cannot copy disks to this destination; use output_directory",
+);
+
+/// A guest whose disks are copied and converted.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    /// What was asked for.
+    pub plan: &'a plan::Plan,
+    /// What it was at the source.
+    pub guest: &'a Guest,
+    /// Its disks, in order.
+    pub disks: &'a [Placed],
+    /// What it has drivers for.
+    pub drivers: &'a Drivers,
+}
+
 /// What a destination does around the conversion.
 pub trait Destination {
     /// What `prepare` made.
@@ -53,6 +74,22 @@ pub trait Destination {
         handle: Self::Handle,
         state: &State,
     ) -> impl Future<Output = Result<Option<String>, DestinationError>>;
+
+    /// Where the copies of a two-phase job go: one for each disk, in order.
+    fn place(&self, job: &Job, disks: usize) -> impl Future<Output = Result<Vec<Placed>, DestinationError>> {
+        let _ = (job, disks);
+        std::future::ready(Err(NO_TWO_PHASE))
+    }
+
+    /// Makes the guest of disks that we copied and converted: the id of the new machine, where there is such a thing.
+    fn publish(
+        &self,
+        handle: Self::Handle,
+        machine: &Machine<'_>,
+    ) -> impl Future<Output = Result<Option<String>, DestinationError>> {
+        let _ = (handle, machine);
+        std::future::ready(Err(NO_TWO_PHASE))
+    }
 
     /// Puts the destination back; it logs what it cannot do, it cannot fail. Files are undone from the journal.
     fn abandon(&self, handle: Self::Handle) -> impl Future<Output = ()>;
@@ -108,6 +145,29 @@ impl Selected {
             Self::Local(local) => local.finalize((), state).await,
             Self::Ovirt(ovirt) => ovirt.finalize((), state).await,
             Self::Openstack(_) | Self::Kubevirt => Ok(None),
+        }
+    }
+
+    /// See [`Destination::place`].
+    pub async fn place(&self, job: &Job, disks: usize) -> Result<Vec<Placed>, DestinationError> {
+        match self {
+            Self::Local(local) => local.place(job, disks).await,
+            Self::Ovirt(ovirt) => ovirt.place(job, disks).await,
+            Self::Openstack(openstack) => openstack.place(job, disks).await,
+            Self::Kubevirt => Err(NO_TWO_PHASE),
+        }
+    }
+
+    /// See [`Destination::publish`].
+    pub async fn publish(
+        &self,
+        _handle: Handle,
+        machine: &Machine<'_>,
+    ) -> Result<Option<String>, DestinationError> {
+        match self {
+            Self::Local(local) => local.publish((), machine).await,
+            Self::Ovirt(ovirt) => ovirt.publish((), machine).await,
+            Self::Openstack(_) | Self::Kubevirt => Err(NO_TWO_PHASE),
         }
     }
 

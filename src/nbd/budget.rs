@@ -125,7 +125,11 @@ impl Reservation {
     /// A buffer in this room, at once. The caller does not ask for more than it reserved, but for what it lost: a buffer
     /// of a failed read may be had again.
     pub fn buffer(&self, length: usize) -> Buffer {
-        Buffer { bytes: self.shared.take(length), shared: Arc::clone(&self.shared), permit: self.permit.clone() }
+        Buffer {
+            bytes: self.shared.take(length),
+            shared: Arc::clone(&self.shared),
+            permit: self.permit.clone(),
+        }
     }
 }
 

@@ -81,6 +81,45 @@ pub async fn open(job: &Job, private: &Path) -> Result<Session, SourceError> {
     }
 }
 
+/// Looks at the guest and makes its disks ready to be served.
+pub async fn open_disks(job: &Job, _private: &Path) -> Result<Opened, SourceError> {
+    let paths = match &job.plan.source {
+        plan::Source::Local(plan::LocalSource::Disk(path)) => vec![path.clone()],
+        plan::Source::Local(plan::LocalSource::Disks(paths)) => paths.clone(),
+        _ => Vec::new(),
+    };
+    let guest = Guest {
+        name: job.plan.vm_name.clone(),
+        memory_kib: 2 << 20,
+        vcpus: 2,
+        disks: paths
+            .iter()
+            .enumerate()
+            .map(|(n, path)| crate::guest::Disk {
+                path: path.display().to_string(),
+                label: format!("Hard disk {}", n + 1),
+                ..Default::default()
+            })
+            .collect(),
+        ..Guest::default()
+    };
+    let disks = paths
+        .into_iter()
+        .map(|path| SourceDisk {
+            export: Export::File { path },
+            absolute_path: None,
+            mark: None,
+            read_size: 1 << 20,
+            connections: 4,
+        })
+        .collect();
+    Ok(Opened { guest, disks, domain: None })
+}
+/// The marks of the disks as they are now.
+pub async fn marks(_job: &Job, opened: &Opened) -> Result<Vec<Option<String>>, SourceError> {
+    Ok(opened.disks.iter().map(|_| None).collect())
+}
+
 /// Several images are one guest only by a libvirt XML that says so.
 fn write_libvirt_xml(name: &str, images: &[PathBuf], xml: &Path) -> Result<(), SourceError> {
     let mut disks = Vec::new();

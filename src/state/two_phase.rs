@@ -105,6 +105,7 @@ impl State {
     pub(super) fn apply_two_phase(&mut self, event: Event) {
         match event {
             Event::DisksFound { disks } => self.find_disks(disks),
+            Event::DiskSized { disk, size } => self.disk(disk, |disk| disk.two_phase.size = Some(size)),
             Event::DiskEntered { disk, phase } => self.disk(disk, |disk| {
                 disk.two_phase.status = Some(phase.text().to_owned());
                 match phase {

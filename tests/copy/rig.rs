@@ -12,10 +12,11 @@ use virt_v2v_wrapper::copy::ledger::{Identity, Ledger};
 use virt_v2v_wrapper::copy::reader::{Patience, Reader, Serving};
 use virt_v2v_wrapper::copy::target::Target;
 use virt_v2v_wrapper::copy::target::file::{Allocation, FileTarget};
-use virt_v2v_wrapper::copy::{Copied, CopyError, Job, Shared, Told, Tuning, Unlimited};
+use virt_v2v_wrapper::copy::{Copied, CopyError, Job, Shared, Told, Tuning};
 use virt_v2v_wrapper::export::{Export, Filters};
 use virt_v2v_wrapper::extent::Extents;
 use virt_v2v_wrapper::plan::DiskFormat;
+use virt_v2v_wrapper::throttle::bucket::Bucket;
 
 use crate::exports::site::find;
 
@@ -80,6 +81,7 @@ impl Rig {
 
     /// From now on the disk is served through a script: `before` are arguments before those of the program (filters),
     /// `after` those behind (their parameters); `shell` is run first.
+    #[allow(dead_code)]
     pub fn filtered(&mut self, shell: &str, before: &str, after: &str) {
         let nbdkit = find("nbdkit").unwrap();
         let script = self.path("nbdkit.sh");
@@ -134,7 +136,7 @@ impl Rig {
             target,
             ledger,
             verify: self.verify,
-            shared: Shared::new(64 << 20, self.tuning.clone(), Rc::new(Unlimited)),
+            shared: Shared::new(64 << 20, self.tuning.clone(), Bucket::default()),
             tell: Box::new(move |news| told.borrow_mut().push(news)),
         })
     }
@@ -153,6 +155,7 @@ impl Rig {
         run(future)
     }
 
+    #[allow(dead_code)]
     pub fn finished(&self) -> u64 {
         let told = self.told.borrow();
         let last = told.iter().rev().find_map(|news| match news {

@@ -15,7 +15,7 @@ use super::{Piece, TargetError, runs};
 use crate::extent::{Extent, Extents, Kind};
 
 /// Bytes of zeros that are written at a time where nothing better works.
-const ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// Whether a file keeps holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,14 @@ impl FileTarget {
         if !fits {
             return Err(TargetError::TooSmall { path: path.to_owned(), have, need: size });
         }
-        Ok(Self { path: path.to_owned(), file, size, allocation, is_device, is_fresh: AtomicBool::new(false) })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+            allocation,
+            is_device,
+            is_fresh: AtomicBool::new(false),
+        })
     }
 
     /// Where it is.

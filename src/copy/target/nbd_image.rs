@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::file::Allocation;
 use super::{Piece, TargetError, runs};
 use crate::export::Files;
 use crate::export::server::Server;
@@ -16,9 +17,64 @@ use crate::nbd::client::Zeroes;
 use crate::nbd::pool::Pool;
 use crate::nbd::{Address, Options};
 use crate::plan::DiskFormat;
+use crate::process::Exit;
+use crate::qemu_img::{self, Ended, Health};
 use crate::v2v::args::CommandLine;
 
 const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+
+/// An image that is not served.
+#[derive(Debug, Clone, Copy)]
+pub struct Image<'a> {
+    /// The job's tag.
+    pub tag: &'a str,
+    /// Where it is.
+    pub path: &'a Path,
+    /// qcow2; raw files need no server.
+    pub format: DiskFormat,
+}
+
+impl Image<'_> {
+    fn error(&self, what: &'static str, error: String) -> TargetError {
+        // The only one of qemu-img's errors that waiting helps.
+        let full = error.contains("No space left on device");
+        TargetError::Image { what, path: self.path.to_owned(), error, full }
+    }
+
+    /// Makes it; there must be nothing of this name.
+    pub async fn create(
+        &self,
+        qemu_img: &Path,
+        size: u64,
+        allocation: Allocation,
+    ) -> Result<(), TargetError> {
+        let taken = std::fs::OpenOptions::new().write(true).create_new(true).open(self.path);
+        drop(taken.map_err(|source| TargetError::file("creating", self.path, source))?);
+        let preallocation = match allocation {
+            Allocation::Sparse => "preallocation=off",
+            Allocation::Preallocated => "preallocation=falloc",
+        };
+        let mut args: Vec<OsString> = ["create", "-q", "-f", self.format.as_str(), "-o", preallocation]
+            .iter()
+            .map(Into::into)
+            .collect();
+        args.extend([self.path.into(), size.to_string().into()]);
+        let ended = qemu_img::run(qemu_img, self.tag, args, |_| ()).await;
+        match ended.map_err(|error| self.error("creating", error.to_string()))? {
+            Ended { exit: Exit::Code(0), .. } => Ok(()),
+            Ended { said, .. } => Err(self.error("creating", said)),
+        }
+    }
+
+    /// Whether an image of an interrupted copy can be gone on with; repairs what a killed server left.
+    pub async fn check(&self, qemu_img: &Path) -> Result<(), TargetError> {
+        let health = qemu_img::check(qemu_img, self.tag, self.path, self.format).await;
+        match health.map_err(|error| self.error("checking", error.to_string()))? {
+            Health::Sound => Ok(()),
+            Health::Damaged(said) | Health::Unknown(Ended { said, .. }) => Err(self.error("checking", said)),
+        }
+    }
+}
 
 /// An image behind its server.
 pub struct NbdTarget {
@@ -30,16 +86,15 @@ pub struct NbdTarget {
 }
 
 impl NbdTarget {
-    /// Serves the image at `path`, which exists, for writing. `is_fresh` says that nothing was written to it before.
+    /// Serves the image, which exists, for writing. `is_fresh` says that nothing was written to it before.
     pub async fn open(
         qemu_nbd: &Path,
-        tag: &str,
-        path: &Path,
-        format: DiskFormat,
+        image: Image<'_>,
         files: Files,
         size: u64,
         is_fresh: bool,
     ) -> Result<Self, TargetError> {
+        let Image { tag, path, format } = image;
         let failed = |error: &dyn std::error::Error| TargetError::Image {
             what: "serving",
             path: path.to_owned(),
@@ -131,7 +186,8 @@ fn command_line(path: &Path, format: DiskFormat, files: &Files) -> CommandLine {
         joined.push(path);
         joined
     };
-    for arg in ["--persistent", "--shared=16", "--cache=writeback", "--discard=unmap", "--detect-zeroes=off"] {
+    for arg in ["--persistent", "--shared=16", "--cache=writeback", "--discard=unmap", "--detect-zeroes=off"]
+    {
         line.add(arg);
     }
     line.add(joined("--socket=", &files.socket));

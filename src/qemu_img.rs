@@ -1,6 +1,7 @@
-//! qemu-img as a tool of the job, with its words.
+//! qemu-img as a tool of the job, with its words. An edge; called by what makes, checks and commits images.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -8,8 +9,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::{OverlayError, OwnedFd};
 use crate::json::one_line;
+use crate::plan::DiskFormat;
 use crate::process::{self, Exit, Tool};
 
 /// Of stderr, the end: that is where the reason stands.
@@ -18,10 +19,11 @@ const MOST_SAID: usize = 4096;
 const MOST_SHOWN: usize = 500;
 
 /// How it ended.
-pub(super) struct Ended {
-    pub(super) exit: Exit,
+pub struct Ended {
+    /// Code or signal.
+    pub exit: Exit,
     /// Its last line of stderr, or in words how it ended.
-    pub(super) said: String,
+    pub said: String,
 }
 
 /// A running tool: killed with its group when nobody waits for it any more.
@@ -38,20 +40,19 @@ impl Drop for Running {
 }
 
 /// Runs it to its end; `stdout` gets what it prints there as it comes. From the main thread only ([`Tool::spawn`]).
-pub(super) async fn run(
+pub async fn run(
     program: &Path,
     tag: &str,
     args: Vec<OsString>,
     mut stdout: impl FnMut(&[u8]),
-) -> Result<Ended, OverlayError> {
-    let error = |source| OverlayError::Start { program: program.to_owned(), source };
-    let (mut out, out_end) = pipe().map_err(error)?;
-    let (mut err, err_end) = pipe().map_err(error)?;
+) -> std::io::Result<Ended> {
+    let (mut out, out_end) = pipe()?;
+    let (mut err, err_end) = pipe()?;
     tracing::info!("running {} {args:?}", program.display());
     let mut tool = Tool::new(program, tag);
     tool.command().args(args).env("LC_ALL", "C.UTF-8").stdout(out_end).stderr(err_end);
     // Spawning drops our ends of the pipes, so that they end with the tool.
-    let running = Running(tool.spawn().map_err(error)?);
+    let running = Running(tool.spawn()?);
     let mut said = Vec::new();
     let read_out = async {
         let mut buffer = [0; 4096];
@@ -72,6 +73,34 @@ pub(super) async fn run(
     let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
     let said = last.map_or_else(|| exit.to_string(), |line| one_line(line, MOST_SHOWN));
     Ok(Ended { exit, said: said.strip_prefix("qemu-img: ").unwrap_or(&said).to_owned() })
+}
+
+/// What a check of an image found.
+pub enum Health {
+    /// It can be used.
+    Sound,
+    /// It cannot be trusted any more; qemu-img's words.
+    Damaged(String),
+    /// It could not be checked.
+    Unknown(Ended),
+}
+
+/// Checks an image whose writer may have been killed. That leaves clusters without an owner, which is only waste and
+/// repaired here; more than that is no disk any more. Raw files have no format to damage.
+pub async fn check(program: &Path, tag: &str, path: &Path, format: DiskFormat) -> std::io::Result<Health> {
+    if format == DiskFormat::Raw {
+        return Ok(Health::Sound);
+    }
+    let mut args: Vec<OsString> =
+        ["check", "-q", "-r", "leaks", "-f", format.as_str()].iter().map(Into::into).collect();
+    args.push(path.into());
+    let ended = run(program, tag, args, |_| ()).await?;
+    Ok(match ended.exit {
+        // 3: leaks that could not be repaired; still only waste.
+        Exit::Code(0 | 3) => Health::Sound,
+        Exit::Code(2) => Health::Damaged(ended.said),
+        _ => Health::Unknown(ended),
+    })
 }
 
 fn pipe() -> std::io::Result<(pipe::Receiver, OwnedFd)> {

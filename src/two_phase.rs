@@ -1,0 +1,263 @@
+//! The stages of a two-phase job, in order: source, copies, conversion in place, destination (contract.md 6).
+//!
+//! Runs in the worker; called by [`crate::run`]. Every stage may be entered again after everything was killed: a job
+//! that resumes an earlier one ([`earlier`]) takes over its copies and begins where that one was.
+//! This file only orders the stages; how disks are copied is [`crate::copy`]'s, how they are converted
+//! [`crate::in_place`]'s.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, Instant};
+
+use crate::destination::{Machine, Selected};
+use crate::domain::Placed;
+use crate::event::{Event, FoundDisk};
+use crate::guest::Guest;
+use crate::in_place::InPlaceError;
+use crate::job::Job;
+use crate::journal::{Entry, Journal};
+use crate::log::chain;
+use crate::phase::Phase;
+use crate::plan::TwoPhase;
+use crate::recorder::Recorder;
+use crate::run::{Failure, judge, private_directory};
+use crate::signals::Signals;
+use crate::source::{self, Opened};
+use crate::throttle::Throttling;
+use crate::v2v::output::Drivers;
+use crate::{in_place, process};
+
+mod copies;
+pub mod earlier;
+
+use copies::Copies;
+use earlier::Stage;
+
+/// How often the rate is told.
+const RATE_EVERY: Duration = Duration::from_secs(1);
+/// The rate is that of so many of these.
+const RATE_OVER: usize = 15;
+
+/// What is known of the guest when its disks are copied: enough to convert them without the source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// What it is.
+    pub guest: Guest,
+    /// The libvirt XML that the user gave.
+    pub domain: Option<String>,
+}
+
+/// What the stages report to, and what stops them.
+pub struct Desk<'a> {
+    /// The state.
+    pub recorder: &'a mut Recorder,
+    /// What was begun and done.
+    pub journal: &'a mut Journal,
+    /// What cancels the job.
+    pub signals: &'a mut Signals,
+}
+
+/// All stages.
+pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Result<(), Failure> {
+    let private = private_directory(job, desk.journal)?;
+    let earlier = match &job.earlier {
+        Some(files) => {
+            Some(earlier::take_over(job, files, desk.journal).map_err(|error| Failure::broken(&error))?)
+        }
+        None => None,
+    };
+    let stage = earlier.as_ref().map_or(Stage::Copying, |earlier| earlier.stage);
+    let destination = Selected::of(&job.plan);
+    let handle = destination.prepare(job, desk.journal).await.map_err(|error| Failure::broken(&error))?;
+    let (mut throttling, limits) = Throttling::start(job);
+    limits.into_iter().for_each(|event| desk.recorder.apply(event));
+    let (known, placed) = match stage {
+        Stage::Copying => copy(job, two_phase, &private, &destination, &mut desk, &mut throttling).await?,
+        Stage::Copied | Stage::Converted => recall(job, &mut desk)?,
+    };
+    let entries = earlier.map(|earlier| earlier.entries).unwrap_or_default();
+    let drivers =
+        convert(job, &known, &placed, &in_place::earlier(&entries), &mut desk, &mut throttling).await?;
+    let machine = Machine { plan: &job.plan, guest: &known.guest, disks: &placed, drivers: &drivers };
+    match destination.publish(handle, &machine).await {
+        Ok(Some(id)) => desk.recorder.apply(Event::VmId { id }),
+        Ok(None) => {}
+        Err(error) => return Err(Failure::failed(chain(&error))),
+    }
+    Ok(())
+}
+
+/// Every disk on its target, proven.
+async fn copy(
+    job: &Job,
+    two_phase: &TwoPhase,
+    private: &Path,
+    destination: &Selected,
+    desk: &mut Desk<'_>,
+    throttling: &mut Throttling,
+) -> Result<(Known, Vec<Placed>), Failure> {
+    let opened = open(job, private, desk).await?;
+    let directory = job.files.copies();
+    let placed = destination.place(job, opened.disks.len()).await.map_err(|error| Failure::broken(&error))?;
+    desk.note(&Entry::Copies { directory: directory.clone() })?;
+    for target in &placed {
+        desk.note(&Entry::OutputFile { path: target.path.clone() })?;
+    }
+    let known = Known { guest: opened.guest.clone(), domain: opened.domain.clone() };
+    earlier::remember(&directory, &known).map_err(|error| Failure::broken(&error))?;
+    let (tell, events) = mpsc::unbounded_channel();
+    let copies =
+        Copies { job, two_phase, private, directory: &directory, opened: &opened, placed: &placed, tell };
+    let bucket = throttling.bucket().clone();
+    let stage = async { copies.run(bucket).await.map_err(|error| Failure::failed(chain(&error))) };
+    desk.attend(throttling, events, stage).await?;
+    desk.note(&Entry::Copied)?;
+    Ok((known, placed))
+}
+
+/// The source, opened; where that takes long it can be cancelled.
+async fn open(job: &Job, private: &Path, desk: &mut Desk<'_>) -> Result<Opened, Failure> {
+    let opened = tokio::select! {
+        biased;
+        signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),
+        opened = source::open_disks(job, private) => opened.map_err(|error| Failure::broken(&error))?,
+    };
+    let disks = opened.guest.disks.iter().zip(&opened.disks);
+    let found = disks.map(|(disk, source)| FoundDisk {
+        path: disk.path.clone(),
+        label: disk.label.clone(),
+        absolute_path: source.absolute_path.clone(),
+        size: disk.size,
+    });
+    desk.recorder.apply_now(Event::DisksFound { disks: found.collect() });
+    Ok(opened)
+}
+
+/// The copies converted, by way of overlays.
+async fn convert(
+    job: &Job,
+    known: &Known,
+    copies: &[Placed],
+    earlier: &in_place::Earlier,
+    desk: &mut Desk<'_>,
+    throttling: &mut Throttling,
+) -> Result<Drivers, Failure> {
+    if matches!(earlier, in_place::Earlier::NotConverted) {
+        desk.recorder.apply_now(Event::Entered(Phase::StartingVirtV2v));
+    }
+    let task = in_place::Task { guest: &known.guest, domain: known.domain.as_deref(), copies, earlier };
+    let Desk { recorder, journal, signals } = desk;
+    match in_place::run(job, task, recorder, journal, signals, throttling).await {
+        Ok(drivers) => Ok(drivers),
+        Err(InPlaceError::Cancelled(signal)) => Err(Failure::cancelled(signal)),
+        Err(InPlaceError::NotConverted(converted)) => {
+            // It says why; that it ended well was ruled out.
+            judge(*converted)?;
+            Err(Failure::failed("virt-v2v-in-place was stopped".to_owned()))
+        }
+        Err(error) => Err(Failure::failed(chain(&error))),
+    }
+}
+
+/// The copies of an earlier job, all of them finished: the source is not needed any more.
+fn recall(job: &Job, desk: &mut Desk<'_>) -> Result<(Known, Vec<Placed>), Failure> {
+    let (known, disks) = earlier::recall(&job.files.copies()).map_err(|error| Failure::broken(&error))?;
+    let found = known.guest.disks.iter().map(|disk| FoundDisk {
+        path: disk.path.clone(),
+        label: disk.label.clone(),
+        absolute_path: None,
+        size: disk.size,
+    });
+    desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+    let mut placed = Vec::new();
+    for (disk, (target, checksum)) in disks.into_iter().enumerate() {
+        desk.recorder.apply(Event::RoundEnded { disk, at: copies::now(), result: Ok(checksum) });
+        placed.push(target);
+    }
+    Ok((known, placed))
+}
+
+impl Desk<'_> {
+    /// Journals what was not journalled before.
+    pub fn note(&mut self, entry: &Entry) -> Result<(), Failure> {
+        self.journal.record_once(entry).map_err(|error| Failure::broken(&error))
+    }
+
+    /// Runs a stage to its end while its events are recorded, the limits are followed and signals are obeyed.
+    async fn attend<T>(
+        &mut self,
+        throttling: &mut Throttling,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        stage: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::pin!(stage);
+        let mut rate = Rate::default();
+        let mut tick = tokio::time::interval(RATE_EVERY);
+        let mut resumable = false;
+        let ended = loop {
+            let due = self.recorder.due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => match signal {
+                    Some(signal) => return Err(Failure::cancelled(signal)),
+                    // Orphans of tools; the tools themselves are waited for by who started them.
+                    None => drop(process::reap()),
+                },
+                Some(event) = events.recv() => self.take(event, &mut resumable)?,
+                ended = &mut stage => break ended,
+                changes = throttling.step() => {
+                    changes.into_iter().for_each(|event| self.recorder.apply(event));
+                }
+                _ = tick.tick() => {
+                    let copied = self.recorder.state().bytes_copied.unwrap_or(0);
+                    if let Some(bytes_per_second) = rate.after(copied) {
+                        self.recorder.apply(Event::Rate { bytes_per_second });
+                    }
+                }
+                () = tokio::time::sleep_until(due) => {}
+            }
+            self.recorder.write_if_due();
+        };
+        while let Ok(event) = events.try_recv() {
+            self.take(event, &mut resumable)?;
+        }
+        ended
+    }
+
+    /// From the first finished bytes on a failure leaves something worth keeping.
+    fn take(&mut self, event: Event, resumable: &mut bool) -> Result<(), Failure> {
+        if !*resumable
+            && matches!(
+                event,
+                Event::RoundAdvanced { copied: 1.., .. } | Event::RoundEnded { result: Ok(_), .. }
+            )
+        {
+            self.note(&Entry::Resumable)?;
+            *resumable = true;
+        }
+        self.recorder.apply(event);
+        Ok(())
+    }
+}
+
+/// Bytes per second over the last seconds.
+#[derive(Default)]
+struct Rate {
+    seen: VecDeque<(Instant, u64)>,
+}
+
+impl Rate {
+    fn after(&mut self, copied: u64) -> Option<u64> {
+        let now = Instant::now();
+        self.seen.push_back((now, copied));
+        if self.seen.len() > RATE_OVER {
+            self.seen.pop_front();
+        }
+        let (first, before) = *self.seen.front()?;
+        let seconds = (now - first).as_secs_f64();
+        (seconds > 0.5).then(|| (copied.saturating_sub(before) as f64 / seconds) as u64)
+    }
+}

@@ -1,0 +1,319 @@
+//! The copies stage: source, target and ledger of every disk opened, then all copied side by side.
+//!
+//! Called by [`crate::two_phase`]; what happens to one disk is [`crate::copy`]'s. It changes nothing but targets and
+//! ledgers, and tells what it does through a channel.
+
+use std::cell::Cell;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinSet;
+
+use super::earlier;
+use crate::copy::ledger::{Identity, Ledger, LedgerError};
+use crate::copy::reader::{Patience, ReadError, Reader, Serving};
+use crate::copy::target::file::{Allocation, FileTarget};
+use crate::copy::target::nbd_image::{Image, NbdTarget};
+use crate::copy::target::{Target, TargetError};
+use crate::copy::{self, CopyError, Shared, Told, Tuning};
+use crate::domain::Placed;
+use crate::event::Event;
+use crate::export::{Files, Filters, Program};
+use crate::job::Job;
+use crate::log::chain;
+use crate::phase::{DiskPhase, Phase};
+use crate::plan::{DiskFormat, TwoPhase};
+use crate::source::{self, Opened, SourceError};
+use crate::throttle::bucket::Bucket;
+
+/// Memory for data, over all disks of a job. With it a job stays under 256 MiB whatever the size of its disks.
+const MEMORY: usize = 96 << 20;
+
+/// The copies did not all succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CopiesError {
+    /// One disk.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The copies of the earlier job are of something else.
+    #[error("resume: {what}: {copied} was copied, and now there is {found}; start the job without resume")]
+    Other {
+        /// What differs.
+        what: &'static str,
+        /// What the copies are of.
+        copied: String,
+        /// What there is now.
+        found: String,
+    },
+    /// It cannot be asked whether the disks changed.
+    #[error("{}", chain(.0))]
+    Source(#[from] SourceError),
+    /// A disk changed while it was copied.
+    #[error(
+        "{disk} changed while it was copied (before: {before}, now: {now}): switch the machine off and start the job \
+         again"
+    )]
+    Changed {
+        /// The disk.
+        disk: String,
+        /// Its mark before.
+        before: String,
+        /// Its mark now.
+        now: String,
+    },
+}
+
+impl From<ReadError> for CopiesError {
+    fn from(error: ReadError) -> Self {
+        Self::Copy(error.into())
+    }
+}
+
+impl From<TargetError> for CopiesError {
+    fn from(error: TargetError) -> Self {
+        Self::Copy(error.into())
+    }
+}
+
+impl From<LedgerError> for CopiesError {
+    fn from(error: LedgerError) -> Self {
+        Self::Copy(error.into())
+    }
+}
+
+/// The stage.
+pub(super) struct Copies<'a> {
+    pub(super) job: &'a Job,
+    pub(super) two_phase: &'a TwoPhase,
+    pub(super) private: &'a Path,
+    /// Of the ledgers.
+    pub(super) directory: &'a Path,
+    pub(super) opened: &'a Opened,
+    pub(super) placed: &'a [Placed],
+    pub(super) tell: UnboundedSender<Event>,
+}
+
+impl Copies<'_> {
+    /// All of it. The checksums are told by events.
+    pub(super) async fn run(&self, limit: Bucket) -> Result<(), CopiesError> {
+        let programs = &self.two_phase.programs;
+        let filters = match self.opened.disks.iter().any(|disk| disk.export.program() == Program::Nbdkit) {
+            true => Filters::probe(&programs.nbdkit, &self.job.files.tag).await,
+            false => Filters::default(),
+        };
+        // One memory of the host behind all disks: what one cannot read at once, the others cannot either.
+        let smallest = self.opened.disks.iter().map(|disk| disk.read_size).min().unwrap_or(1 << 20);
+        let read_size = Rc::new(Cell::new(smallest));
+        let shared = Shared::new(MEMORY, Tuning::default(), limit);
+        let mut jobs = Vec::new();
+        for disk in 0..self.opened.disks.len() {
+            let reader = self.reader(filters, disk, Rc::clone(&read_size));
+            jobs.push(self.prepare(disk, reader, &shared).await?);
+            self.enter(disk, DiskPhase::Created);
+        }
+        self.say(Event::Entered(Phase::PreCopy { round: 0, last: true }));
+        let mut running = JoinSet::new();
+        for (disk, job) in jobs.iter().enumerate() {
+            running.spawn_local(one(disk, Rc::clone(job), self.tell.clone()));
+        }
+        while let Some(ended) = running.join_next().await {
+            // The others are dropped with the set; what they finished is in their ledgers.
+            ended.unwrap_or_else(|_| Err(CopyError::Stopped { disk: "a disk".to_owned() }))?;
+        }
+        for job in jobs {
+            if let Some(job) = Rc::into_inner(job) {
+                job.close().await?;
+            }
+        }
+        self.compare_marks().await
+    }
+
+    fn say(&self, event: Event) {
+        // The other end is only gone when the stage is over.
+        drop(self.tell.send(event));
+    }
+
+    fn enter(&self, disk: usize, phase: DiskPhase) {
+        self.say(Event::DiskEntered { disk, phase });
+    }
+
+    fn reader(&self, filters: Filters, disk: usize, read_size: Rc<Cell<u32>>) -> Reader {
+        let source = &self.opened.disks[disk];
+        let program = match source.export.program() {
+            Program::Nbdkit => &self.two_phase.programs.nbdkit,
+            Program::QemuNbd => &self.two_phase.programs.qemu_nbd,
+        };
+        let serving = Serving {
+            program: program.clone(),
+            tag: self.job.files.tag.clone(),
+            export: source.export.clone(),
+            filters,
+            library_path: std::env::var_os("LD_LIBRARY_PATH"),
+            private: self.private.to_owned(),
+            number: disk as u32,
+            connections: NonZeroUsize::new(source.connections).unwrap_or(NonZeroUsize::MIN),
+        };
+        Reader::new(serving, Patience::default(), read_size)
+    }
+
+    /// Source, target and ledger of one disk.
+    async fn prepare(
+        &self,
+        disk: usize,
+        reader: Reader,
+        shared: &Shared,
+    ) -> Result<Rc<copy::Job>, CopiesError> {
+        let placed = &self.placed[disk];
+        let identity = Identity {
+            source: self.opened.guest.disks[disk].path.clone(),
+            size: reader.open().await?,
+            mark: self.opened.disks[disk].mark.clone(),
+            target: placed.path.clone(),
+            format: placed.format,
+        };
+        self.say(Event::DiskSized { disk, size: identity.size });
+        let path = earlier::ledger(self.directory, disk);
+        let kept = match path.exists() {
+            true => Some(Ledger::open(&path)?).filter(earlier::has_finished),
+            false => None,
+        };
+        let ledger = match kept {
+            Some(ledger) => {
+                same(ledger.identity(), &identity)?;
+                if identity.mark.is_none() {
+                    let text = format!(
+                        "{}: nobody can tell whether it changed since it was copied: the machine must not have run \
+                         meanwhile",
+                        identity.source
+                    );
+                    self.say(Event::Warning { text });
+                }
+                ledger
+            }
+            None => Ledger::create(&path, identity)?,
+        };
+        let target = self.target(disk, &ledger).await?;
+        let tell = self.tell.clone();
+        Ok(Rc::new(copy::Job {
+            reader,
+            target,
+            ledger,
+            verify: self.two_phase.verify,
+            shared: shared.clone(),
+            tell: Box::new(move |news| drop(tell.send(event(disk, news)))),
+        }))
+    }
+
+    /// The target of a disk: a new one, or the one of a ledger with finished chunks.
+    async fn target(&self, disk: usize, ledger: &Ledger) -> Result<Target, CopiesError> {
+        let Identity { target: path, size, format, .. } = ledger.identity().clone();
+        let resumed = earlier::has_finished(ledger);
+        if !resumed {
+            // Of an interrupted job that had finished nothing: the journal says that the file is this job's.
+            remove(&path)?;
+        }
+        let allocation = match self.job.plan.allocation.as_deref() {
+            Some("preallocated") => Allocation::Preallocated,
+            _ => Allocation::Sparse,
+        };
+        match format {
+            DiskFormat::Raw => {
+                let made = move || match resumed {
+                    true => FileTarget::open(&path, size, allocation),
+                    false => FileTarget::create(&path, size, allocation),
+                };
+                Ok(Target::File(Arc::new(copy::target::blocking(made).await?)))
+            }
+            DiskFormat::Qcow2 => {
+                let programs = &self.two_phase.programs;
+                let image = Image { tag: &self.job.files.tag, path: &path, format };
+                match resumed {
+                    true => image.check(&programs.qemu_img).await?,
+                    false => image.create(&programs.qemu_img, size, allocation).await?,
+                }
+                let files = Files::new(self.private, Program::QemuNbd, 500_000 + disk as u32);
+                let target = NbdTarget::open(&programs.qemu_nbd, image, files, size, !resumed);
+                Ok(Target::Image(Box::new(target.await?)))
+            }
+        }
+    }
+
+    /// A disk that changed under the copy was not switched off.
+    async fn compare_marks(&self) -> Result<(), CopiesError> {
+        let now = source::marks(self.job, self.opened).await?;
+        for ((disk, source), now) in self.opened.guest.disks.iter().zip(&self.opened.disks).zip(now) {
+            if source.mark != now {
+                let (before, now) = (shown(&source.mark), shown(&now));
+                return Err(CopiesError::Changed { disk: disk.path.clone(), before, now });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shown(mark: &Option<String>) -> String {
+    mark.clone().unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// One disk from its map to its checksum.
+async fn one(disk: usize, job: Rc<copy::Job>, tell: UnboundedSender<Event>) -> Result<(), CopyError> {
+    let say = |event| drop(tell.send(event));
+    say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
+    say(Event::RoundBegan { disk, change_id: "*".to_owned(), at: now() });
+    let copying = async {
+        let extents = job.reader.extents(job.ledger.identity().size).await?;
+        say(Event::DiskEntered { disk, phase: DiskPhase::Copying });
+        job.copy(extents).await
+    };
+    let result = copying.await;
+    let told = match &result {
+        Ok(copied) => Ok(copied.checksum.clone()),
+        Err(error) => Err(chain(error)),
+    };
+    say(Event::RoundEnded { disk, at: now(), result: told });
+    result.map(drop)
+}
+
+fn event(disk: usize, news: Told) -> Event {
+    match news {
+        Told::ToCopy(to_copy) => Event::RoundCounted { disk, to_copy },
+        Told::Finished(copied) => Event::RoundAdvanced { disk, copied },
+        Told::Waiting(what) => Event::WaitingFor { what },
+        Told::Warning(text) => Event::Warning { text },
+    }
+}
+
+/// Are the copies those of this disk as it is now?
+fn same(copied: &Identity, found: &Identity) -> Result<(), CopiesError> {
+    let path = |path: &PathBuf| path.display().to_string();
+    let checks = [
+        ("the disk is another one", copied.source.clone(), found.source.clone()),
+        ("the size of the disk differs", copied.size.to_string(), found.size.to_string()),
+        ("the disk changed since", shown(&copied.mark), shown(&found.mark)),
+        ("the copy is to be elsewhere", path(&copied.target), path(&found.target)),
+        ("the format differs", copied.format.as_str().to_owned(), found.format.as_str().to_owned()),
+    ];
+    match checks.into_iter().find(|(_, copied, found)| copied != found) {
+        Some((what, copied, found)) => Err(CopiesError::Other { what, copied, found }),
+        None => Ok(()),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), TargetError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(TargetError::file("removing what was begun of", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> f64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0.0, |since| (since.as_secs_f64() * 1000.0).round() / 1000.0)
+}
