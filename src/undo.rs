@@ -190,6 +190,7 @@ mod tests {
         touch(&path("guest-sdz"));
         let mut entries = vec![
             Entry::PrivateDirectory { path: private.clone() },
+            Entry::Cgroup { path: path("virt-v2v-t") },
             Entry::OutputDirectory {
                 path: directory.path().to_owned(),
                 guest_names: vec!["guest".into()],
@@ -200,10 +201,11 @@ mod tests {
         let ours = ["guest-sda", "guest-sdab", "guest.xml", "told.img"];
         let theirs = ["guest-sdz", "guest-sd", "guest-sda.bak", "guest2-sda", "other-sda"];
         std::fs::create_dir(&private).unwrap();
+        std::fs::create_dir(path("virt-v2v-t")).unwrap();
         ours.iter().chain(&theirs).for_each(|name| touch(&path(name)));
 
         assert_eq!(undo(&entries), Vec::<String>::new());
-        assert!(!private.exists());
+        assert!(!private.exists() && !path("virt-v2v-t").exists());
         for name in ours {
             assert!(!path(name).exists(), "{name} is ours");
         }

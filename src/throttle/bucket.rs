@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// What an idle bucket saves up, as time at the rate that holds.
 pub const BURST: Duration = Duration::from_millis(100);
 /// Nothing is waited for longer in one piece.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// One byte. Credit is counted in billionths of a byte, so that a nanosecond at one byte a second is one.
 const BYTE: u128 = 1_000_000_000;
@@ -151,7 +151,6 @@ impl Drop for Claim<'_> {
             shared.credit.set(shared.credit.get() + self.drawn);
         }
         shared.waiting.set(shared.waiting.get() - 1);
-        shared.count();
     }
 }
 

@@ -270,7 +270,7 @@ mod tests {
         warnings.collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn limits_are_merged_key_by_key_and_the_same_again_is_no_error() {
         let mut rig = Rig::new(Copier::VirtV2v, "cpu\n");
         assert_eq!(rig.put(r#"{"network": "1000"}"#).await, [throttled(None, Some("1000"))]);
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(entries, [Entry::Cgroup { path: rig.directory.path().join("tree/virt-v2v-t") }]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_cannot_be_is_a_warning_and_the_state_shows_what_is() {
         let mut rig = Rig::new(|_| Copier::Unlimited(NoRateFile::LocalSource), "memory\n");
         let events = rig.put(r#"{"cpu": "50%", "network": "7"}"#).await;
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(events, [throttled(Some("unlimited"), Some("unlimited"))]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_cannot_be_understood_is_a_warning_and_the_limits_hold() {
         let mut rig = Rig::new(|_| Copier::Own, "");
         let bucket = rig.throttling.bucket().clone();

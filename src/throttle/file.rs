@@ -13,18 +13,16 @@ use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use futures_core::Stream;
-use inotify::{EventStream, Inotify, WatchMask};
 use nix::unistd::{Gid, Uid};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Asked;
 
-/// How often the file is looked for where inotify is not to be had: as often as the old program did.
+/// How often the file is looked for, as the old program did. Not by inotify: each user has 128 instances by default, and
+/// the logs of 200 jobs want them more ([`crate::follow`]).
 const POLL: Duration = Duration::from_secs(5);
 /// How soon one that cannot be understood yet is looked at again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -109,11 +107,11 @@ fn put_empty(path: &Path, (user, group): (Uid, Gid)) -> std::io::Result<()> {
 }
 
 /// Notices the throttling file of one job.
+#[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
-    inotify: Option<EventStream<[u8; 1024]>>,
-    /// When to look although nothing was noticed; `None`: only when something is.
-    look: Option<Instant>,
+    /// When to look next.
+    look: Instant,
     /// What could not be understood when it was seen last, and since when it has been like that.
     doubtful: Option<(Stamp, Instant)>,
     /// What was complained about and left where it is.
@@ -132,46 +130,21 @@ enum Found {
 }
 
 impl Watch {
-    /// Watches this path, in a directory that exists. A file that is already there is noticed.
+    /// Watches this path; a file that is already there is noticed.
     pub fn new(path: PathBuf) -> Self {
-        let inotify = Self::inotify(&path)
-            .inspect_err(|error| {
-                tracing::debug!("no inotify ({error}): {} is looked for every 5 s", path.display());
-            })
-            .ok();
-        Self { path, inotify, look: Some(Instant::now()), doubtful: None, left: None }
-    }
-
-    fn inotify(path: &Path) -> std::io::Result<EventStream<[u8; 1024]>> {
-        let inotify = Inotify::init()?;
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        inotify.watches().add(directory, WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO)?;
-        inotify.into_event_stream([0; 1024])
+        Self { path, look: Instant::now(), doubtful: None, left: None }
     }
 
     /// Waits until a client asks for limits, or for something that is none. Safe to drop and call again.
     pub async fn changed(&mut self) -> Result<Asked, FileError> {
         loop {
-            self.wait().await;
-            self.look = self.inotify.is_none().then(|| Instant::now() + POLL);
-            match self.look_at() {
-                Ok(Found::Asked(asked)) => return Ok(asked),
-                Ok(Found::Nothing) => {}
-                Ok(Found::Doubtful) => self.look = Some(Instant::now() + AGAIN),
-                Err(error) => return Err(error),
+            tokio::time::sleep_until(self.look).await;
+            self.look = Instant::now() + POLL;
+            match self.look_at()? {
+                Found::Asked(asked) => return Ok(asked),
+                Found::Nothing => {}
+                Found::Doubtful => self.look = Instant::now() + AGAIN,
             }
-        }
-    }
-
-    async fn wait(&mut self) {
-        let look = self.look;
-        let noticed = noticed(&mut self.inotify, &self.path);
-        match look {
-            Some(look) => tokio::select! {
-                () = noticed => {}
-                () = tokio::time::sleep_until(look) => {}
-            },
-            None => noticed.await,
         }
     }
 
@@ -233,24 +206,6 @@ impl Watch {
     /// Complains about the same thing only once.
     fn once(&mut self, seen: Stamp, error: FileError) -> Result<Found, FileError> {
         if self.left.replace(seen) == Some(seen) { Ok(Found::Nothing) } else { Err(error) }
-    }
-}
-
-/// Returns when something was written to the path, or when that cannot be told any more.
-async fn noticed(inotify: &mut Option<EventStream<[u8; 1024]>>, path: &Path) {
-    let Some(stream) = inotify else { return std::future::pending().await };
-    loop {
-        match std::future::poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await {
-            // Other files of the directory, the state above all, are none of ours. No name: the queue overflowed.
-            Some(Ok(event)) if event.name.is_some() && event.name.as_deref() != path.file_name() => {}
-            Some(Ok(_)) => return,
-            broken => {
-                let error = broken.and_then(Result::err);
-                tracing::warn!("inotify broke ({error:?}): {} is looked for every 5 s", path.display());
-                *inotify = None;
-                return;
-            }
-        }
     }
 }
 

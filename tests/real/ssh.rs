@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -93,7 +94,10 @@ fn the_client_way_start_poll_cancel() {
     let account = Account::create();
     let document = site.local_document("guest/guest-disk1.img");
     let wrapper = lab::word(env!("CARGO_BIN_EXE_virt-v2v-wrapper").as_ref());
-    let output = sshd.exec(&format!("env {} {wrapper}", site.mark()), document.to_string().as_bytes());
+    // What sudo says of who called it: clients that are not root put "sudo" before the command.
+    let user = nix::unistd::User::from_name(&account.0).unwrap().unwrap();
+    let sudo = format!("SUDO_UID={} SUDO_GID={}", user.uid, user.gid);
+    let output = sshd.exec(&format!("env {} {sudo} {wrapper}", site.mark()), document.to_string().as_bytes());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "clients show stderr to the user");
     let mut job = site.job(&output.stdout);
@@ -102,14 +106,17 @@ fn the_client_way_start_poll_cancel() {
 
     let batch = site.path("sim/batch");
     let fetched = site.path("sim/fetched");
-    let fetch = |remote: &str| -> Vec<u8> {
-        fs::write(&batch, format!("get {remote} {}\n", fetched.display())).unwrap();
+    let sftp = |command: String| {
+        fs::write(&batch, &command).unwrap();
         let output = lab::with_limit(
             sshd.client("sftp").arg("-b").arg(&batch).arg(format!("{}@127.0.0.1", account.0)),
             b"",
             CLIENT,
         );
-        assert!(output.status.success(), "{remote}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let fetch = |remote: &str| -> Vec<u8> {
+        sftp(format!("get {remote} {}\n", fetched.display()));
         fs::read(&fetched).unwrap()
     };
     let state: Value = serde_json::from_slice(&fetch(job.reply["state_file"].as_str().unwrap())).unwrap();
@@ -120,6 +127,17 @@ fn the_client_way_start_poll_cancel() {
         fetch(job.reply[log].as_str().unwrap());
     }
 
+    let throttling_file = job.reply["throttling_file"].as_str().unwrap().to_owned();
+    let limits = site.path("sim/limits");
+    for cpu in [json!(null), json!("unlimited")] {
+        // The second time into the file that took the place of the first.
+        fs::write(&limits, json!({"cpu": cpu, "network": "unlimited"}).to_string()).unwrap();
+        sftp(format!("put {} {throttling_file}\n", limits.display()));
+        job.until("the limits", |_, state| {
+            state["throttling"] == json!({"cpu": cpu, "network": "unlimited"})
+        });
+    }
+
     let killed = sshd.exec(&format!("/bin/kill -s TERM {}", state["pid"]), b"");
     assert!(killed.status.success(), "{}", String::from_utf8_lossy(&killed.stderr));
     job.assert_failed();
@@ -127,21 +145,24 @@ fn the_client_way_start_poll_cancel() {
     assert_eq!((&last["failed"], &last["finished"]), (&json!(true), &json!(true)));
 }
 
-/// The account's own known_hosts, put back at the end: virt-v2v's ssh reads no other.
+/// The account's own known_hosts, put back at the end: virt-v2v's ssh reads no other. One test at a time has it.
 struct KnownHosts {
+    _turn: MutexGuard<'static, ()>,
     file: PathBuf,
     before: Option<Vec<u8>>,
 }
 
 impl KnownHosts {
     fn with(lines: &[u8]) -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().dir;
         fs::create_dir_all(home.join(".ssh")).unwrap();
         let file = home.join(".ssh/known_hosts");
         let before = fs::read(&file).ok();
         fs::write(&file, [before.as_deref().unwrap_or_default(), lines].join(&b'\n')).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        Self { file, before }
+        Self { _turn, file, before }
     }
 }
 
@@ -177,5 +198,46 @@ fn a_vmx_over_ssh_is_converted_with_the_documents_key() {
     job.assert_converted(1);
     watch.assert_never_seen();
     drop(known_hosts);
+    disks::assert_is_converted(&site.path("output/guest-sda"));
+}
+
+/// virt-v2v copies itself, and takes a limit while it runs: nbdkit says that it took it, and what is left to copy takes
+/// as long as it must. Nothing here fails because a machine is slow.
+#[test]
+fn a_limit_set_while_virt_v2v_runs_slows_its_copy() {
+    const BYTES_PER_SECOND: u32 = 1 << 20;
+    // The guest's payload, 8 MiB, is read by nobody before the copy; nbdkit's filter lets two seconds' worth pass.
+    const LEAST: Duration = Duration::from_secs(8 - 2 - 1);
+    if !have() {
+        return;
+    }
+    let site = Site::new();
+    site.guest("guest", &["--formats", "vmx-flat"]);
+    let sshd = Sshd::start(&site);
+    let known_hosts = KnownHosts::with(&fs::read(sshd.directory.join("known_hosts")).unwrap());
+    let mut job = site.start(&json!({
+        "vm_name": format!("ssh://root@127.0.0.1:{}{}", sshd.port, site.text("guest/guest.vmx")),
+        "transport_method": "ssh",
+        "ssh_key_file": sshd.directory.join("id"),
+        "output_directory": site.path("output"),
+    }));
+    job.until_message("Converting");
+    let limits = json!({"network": BYTES_PER_SECOND});
+    fs::write(job.reply["throttling_file"].as_str().unwrap(), limits.to_string()).unwrap();
+    let shown = json!({"cpu": null, "network": BYTES_PER_SECOND.to_string()});
+    job.until("the limit", |_, state| state["throttling"] == shown);
+    job.until_message("Copying disk 1/1");
+    let begun = Instant::now();
+    job.until_message("Creating output metadata");
+    let took = begun.elapsed();
+    let state = job.finish();
+    assert_eq!(state["failed"], json!(false), "{state:#}");
+    // virt-v2v has warnings of its own about this guest.
+    assert!(!state["warnings"].to_string().contains("limit"), "{state:#}");
+    let adjusted = format!("rate adjusted from 0 to {}", BYTES_PER_SECOND * 8);
+    assert!(job.v2v_log().contains(&adjusted), "nbdkit does not say: {adjusted}");
+    assert!(took >= LEAST, "the copy took {took:?}");
+    drop(known_hosts);
+    site.assert_nothing_left();
     disks::assert_is_converted(&site.path("output/guest-sda"));
 }

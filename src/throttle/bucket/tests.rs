@@ -113,12 +113,17 @@ async fn who_gives_up_has_taken_nothing() {
         let taken = tokio::time::timeout(Duration::from_secs(5), bucket.take(100_000)).await;
         assert!(taken.is_err());
     };
+    // Makes the first one draw what came in so far.
+    let nudge = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        bucket.set(rate(1000));
+    };
     // The one in the queue leaves it, the one behind gets what the first had been given.
     let queued = async {
         let taken = tokio::time::timeout(Duration::from_secs(1), bucket.take(100_000)).await;
         assert!(taken.is_err());
     };
-    tokio::join!(impatient, queued, bucket.take(6000));
+    tokio::join!(impatient, queued, bucket.take(6000), nudge);
     let took = begun.elapsed();
     assert!((Duration::from_millis(5990)..Duration::from_millis(6050)).contains(&took), "{took:?}");
 
@@ -128,6 +133,32 @@ async fn who_gives_up_has_taken_nothing() {
     let begun = Instant::now();
     bucket.take(1100).await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// A stopped process, a suspended host: the time is over, and nobody may catch up.
+#[tokio::test(start_paused = true)]
+async fn who_wakes_late_does_not_make_the_others_fast() {
+    let bucket = Bucket::new(rate(1000));
+    let passed = Rc::new(Cell::new(0));
+    let local = LocalSet::new();
+    for _ in 0..4 {
+        let (bucket, passed) = (bucket.clone(), Rc::clone(&passed));
+        local.spawn_local(async move {
+            loop {
+                bucket.take(10).await;
+                passed.set(passed.get() + 10);
+            }
+        });
+    }
+    let stopped = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = passed.get();
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        passed.get() - before
+    };
+    let passed = local.run_until(stopped).await;
+    assert!((1000..=1120).contains(&passed), "{passed}");
 }
 
 #[tokio::test(start_paused = true)]

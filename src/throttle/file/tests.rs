@@ -1,5 +1,4 @@
-//! Rules of the throttling file, with real files. No test waits for a moment to pass by itself: a watch is asked for
-//! its next change, and a limit of a minute only ends a test that would hang.
+//! Rules of the throttling file, with real files, on a clock that jumps to the next moment somebody waits for.
 
 use std::os::unix::fs::{chown, symlink};
 
@@ -22,8 +21,8 @@ impl Place {
         std::fs::write(self.path(), text).unwrap();
     }
 
-    fn polled(&self) -> Watch {
-        Watch { inotify: None, ..Watch::new(self.path()) }
+    fn watch(&self) -> Watch {
+        Watch::new(self.path())
     }
 }
 
@@ -35,50 +34,27 @@ fn network(asked: &Asked) -> String {
     asked.limits.network.map(|rate| rate.to_string()).unwrap_or_default()
 }
 
-#[tokio::test]
-async fn a_file_is_read_once_and_deleted_however_it_is_noticed() {
-    for polled in [false, true] {
-        let place = Place::new();
-        place.write(r#"{"network": "1"}"#);
-        let mut watch = if polled { place.polled() } else { Watch::new(place.path()) };
-        for limit in ["1", "2", "3"] {
-            place.write(&format!(r#"{{"network": "{limit}", "else": 1}}"#));
-            watch.look = watch.look.map(|_| Instant::now());
-            assert_eq!(network(&next(&mut watch).await.unwrap()), limit, "polled: {polled}");
-            assert!(!place.path().exists());
-        }
+#[tokio::test(start_paused = true)]
+async fn a_file_is_read_once_within_five_seconds_and_deleted() {
+    let place = Place::new();
+    place.write(r#"{"network": "1"}"#);
+    let mut watch = place.watch();
+    for limit in ["1", "2", "3"] {
+        place.write(&format!(r#"{{"network": "{limit}", "else": 1}}"#));
+        let begun = Instant::now();
+        assert_eq!(network(&next(&mut watch).await.unwrap()), limit);
+        assert!(begun.elapsed() <= Duration::from_secs(5));
+        assert!(!place.path().exists());
+        let idle = tokio::time::timeout(Duration::from_secs(12), watch.changed()).await;
+        assert!(idle.is_err(), "nothing was asked");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_inotify_it_is_noticed_within_five_seconds() {
-    let place = Place::new();
-    let mut watch = place.polled();
-    let idle = tokio::time::timeout(Duration::from_secs(11), watch.changed()).await;
-    assert!(idle.is_err(), "nothing was asked");
-    place.write("{}");
-    let begun = Instant::now();
-    next(&mut watch).await.unwrap();
-    assert!(begun.elapsed() <= POLL);
-}
-
-#[tokio::test]
-async fn other_files_of_the_directory_are_none_of_ours() {
-    let place = Place::new();
-    let mut watch = Watch::new(place.path());
-    assert!(watch.inotify.is_some());
-    std::fs::write(place.directory.path().join("state.json"), "{}").unwrap();
-    place.write(r#"{"network": 5}"#);
-    assert_eq!(network(&next(&mut watch).await.unwrap()), "5");
-    assert!(place.directory.path().join("state.json").exists());
-}
-
-/// Paused, so that the patience passes at once where nothing else happens.
-#[tokio::test(start_paused = true)]
 async fn a_file_still_being_written_is_waited_for() {
     let place = Place::new();
     place.write(r#"{"netw"#);
-    let mut watch = place.polled();
+    let mut watch = place.watch();
     let writer = async {
         // Longer than the patience in all, shorter between two writes.
         for text in [r#"{"network": "#, r#"{"network": "12"#, r#"{"network": "12"}"#] {
@@ -96,7 +72,7 @@ async fn what_is_no_object_is_told_deleted_and_forgotten() {
     for text in ["{", "[]", "7", "{\"cpu\": 1} x", "\u{0}"] {
         let place = Place::new();
         place.write(text);
-        let mut watch = place.polled();
+        let mut watch = place.watch();
         let begun = Instant::now();
         let error = next(&mut watch).await.unwrap_err().to_string();
         assert!(error.starts_with("Failed to read throttling file "), "{error}");
@@ -107,7 +83,7 @@ async fn what_is_no_object_is_told_deleted_and_forgotten() {
     }
     let place = Place::new();
     place.write(&" ".repeat(MOST as usize + 1));
-    let error = next(&mut place.polled()).await.unwrap_err();
+    let error = next(&mut place.watch()).await.unwrap_err();
     assert!(matches!(error, FileError::TooLarge { .. }), "{error}");
     assert!(!place.path().exists());
 }
@@ -116,7 +92,7 @@ async fn what_is_no_object_is_told_deleted_and_forgotten() {
 async fn an_empty_file_is_nothing_yet() {
     let place = Place::new();
     place.write("");
-    let mut watch = place.polled();
+    let mut watch = place.watch();
     assert!(tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.is_err());
     assert!(place.path().exists());
     place.write("{}");
@@ -144,7 +120,7 @@ async fn links_pipes_and_directories_are_left_alone_and_told_once() {
     ];
     for make in make {
         make();
-        let mut watch = place.polled();
+        let mut watch = place.watch();
         let error = next(&mut watch).await.unwrap_err();
         assert!(matches!(error, FileError::NotPlain { .. }), "{error}");
         assert!(tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.is_err(), "told once");
@@ -167,8 +143,8 @@ async fn links_pipes_and_directories_are_left_alone_and_told_once() {
     );
 }
 
-/// Needs root, to be somebody else; tests of this project run as root or are told so.
-#[tokio::test]
+/// Needs root, to be somebody else.
+#[tokio::test(start_paused = true)]
 async fn sudos_user_finds_a_file_of_its_own_before_and_after() {
     let place = Place::new();
     if !nix::unistd::geteuid().is_root() {
@@ -185,7 +161,7 @@ async fn sudos_user_finds_a_file_of_its_own_before_and_after() {
     is_offered();
     // As the user does: into the file that is there.
     place.write(r#"{"network": "1"}"#);
-    let mut watch = Watch::new(place.path());
+    let mut watch = place.watch();
     assert_eq!(network(&next(&mut watch).await.unwrap()), "1");
     is_offered();
     place.write(r#"{"network": "2"}"#);
