@@ -246,12 +246,18 @@ async fn check_copy(programs: &TwoPhasePrograms, tag: &str, base: &Placed) -> Re
     if base.format == DiskFormat::Raw {
         return Ok(());
     }
-    let mut args = words(&["check", "-q", "-r", "leaks", "-f", base.format.as_str()]);
-    args.push(base.path.clone().into());
-    let ended = tool::run(&programs.qemu_img, tag, args, |_| ()).await?;
+    let check = async |repair: &[&str]| {
+        let mut args = words(&["check", "-q", "-f", base.format.as_str()]);
+        args.extend(words(repair));
+        args.push(base.path.clone().into());
+        tool::run(&programs.qemu_img, tag, args, |_| ()).await
+    };
+    let mut ended = check(&[]).await?;
+    if ended.exit == Exit::Code(3) {
+        // Only now: of an image with more than leaks it cannot repair them, and does not say what it found.
+        ended = check(&["-r", "leaks"]).await?;
+    }
     match ended.exit {
-        // 3: leaks that could not be repaired; still only waste.
-        Exit::Code(3) => Ok(()),
         Exit::Code(2) => Err(OverlayError::Damaged { path: base.path.clone(), said: ended.said }),
         _ => succeeded("check", &base.path, ended),
     }
