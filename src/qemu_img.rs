@@ -91,13 +91,19 @@ pub async fn check(program: &Path, tag: &str, path: &Path, format: DiskFormat) -
     if format == DiskFormat::Raw {
         return Ok(Health::Sound);
     }
-    let mut args: Vec<OsString> =
-        ["check", "-q", "-r", "leaks", "-f", format.as_str()].iter().map(Into::into).collect();
-    args.push(path.into());
-    let ended = run(program, tag, args, |_| ()).await?;
+    let check = async |repair: &[&str]| {
+        let mut args: Vec<OsString> = ["check", "-q", "-f", format.as_str()].iter().map(Into::into).collect();
+        args.extend(repair.iter().map(Into::into));
+        args.push(path.into());
+        run(program, tag, args, |_| ()).await
+    };
+    let mut ended = check(&[]).await?;
+    if ended.exit == Exit::Code(3) {
+        // Only now: of an image with more than leaks it cannot repair them, and does not say what it found.
+        ended = check(&["-r", "leaks"]).await?;
+    }
     Ok(match ended.exit {
-        // 3: leaks that could not be repaired; still only waste.
-        Exit::Code(0 | 3) => Health::Sound,
+        Exit::Code(0) => Health::Sound,
         Exit::Code(2) => Health::Damaged(ended.said),
         _ => Health::Unknown(ended),
     })

@@ -14,6 +14,8 @@ mod exports;
 mod full_disk;
 /// The NBD client against servers that lie and servers that are real.
 mod nbd;
+/// Overlays over copied disks with the real qemu-img, killed at any moment.
+mod overlays;
 /// Logs that real virt-v2v printed, through the parsers.
 mod parser_replay;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.

@@ -10,6 +10,8 @@
 mod cancel;
 /// Guests that cannot be converted: the state says why in one sentence, and nothing is left.
 mod failure;
+/// Conversion in place of copied disks: under overlays, with a commit that is repeated after a kill.
+mod in_place;
 /// Local images: raw, several disks to qcow2, an OVA, an encrypted guest; what is written is what was read.
 mod local;
 /// The way clients come: the program started over ssh, the state fetched by sftp, the cancel sent by ssh.
