@@ -52,3 +52,7 @@ pub mod undo;
 pub mod uri;
 pub mod v2v;
 pub mod vault;
+
+pub mod vmdk;
+pub mod vmx;
+pub mod xml;
