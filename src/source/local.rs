@@ -27,6 +27,12 @@ pub enum ImageFormat {
 }
 
 impl ImageFormat {
+    /// By its word in libvirt XML.
+    pub fn named(word: &str) -> Option<Self> {
+        use ImageFormat::{Qcow2, Raw, Vdi, Vhdx, Vmdk, Vpc};
+        [Raw, Qcow2, Vmdk, Vhdx, Vdi, Vpc].into_iter().find(|format| format.as_str() == word)
+    }
+
     /// The word in libvirt XML.
     pub fn as_str(self) -> &'static str {
         match self {
