@@ -110,7 +110,7 @@ async fn an_image_of_any_format_is_served_as_it_is() {
     ] {
         let export = match format {
             ImageFormat::Raw => Export::File { path: at(image) },
-            format => Export::Image { path: at(image), format },
+            format => Export::Image { path: at(image), format, window: None },
         };
         let program = if format == ImageFormat::Raw { "nbdkit" } else { "qemu-nbd" };
         let server = serve(program, &export, directory.path()).await;
@@ -134,7 +134,7 @@ async fn a_path_that_looks_like_a_url_is_taken_as_a_path() {
     for name in ["json:{\"driver\":\"null-co\"}", "nbd:localhost:1", "a,b=c,file.driver=null-co", "x: %y"] {
         let path = directory.path().join(name);
         fs::hard_link(directory.path().join("d.qcow2"), &path).unwrap();
-        let export = Export::Image { path, format: ImageFormat::Qcow2 };
+        let export = Export::Image { path, format: ImageFormat::Qcow2, window: None };
         let server = serve("qemu-nbd", &export, directory.path()).await;
         assert!(read_back(&server, &directory.path().join("copy")) == raw, "{name}");
         stop(server, directory.path()).await;
@@ -155,10 +155,14 @@ async fn a_server_that_cannot_serve_is_told_at_once_with_its_words() {
         ("nbdkit", Export::File { path: missing.clone() }, "No such file or directory"),
         (
             "qemu-nbd",
-            Export::Image { path: missing, format: ImageFormat::Qcow2 },
+            Export::Image { path: missing, format: ImageFormat::Qcow2, window: None },
             "No such file or directory",
         ),
-        ("qemu-nbd", Export::Image { path: bad, format: ImageFormat::Qcow2 }, "not in qcow2 format"),
+        (
+            "qemu-nbd",
+            Export::Image { path: bad, format: ImageFormat::Qcow2, window: None },
+            "not in qcow2 format",
+        ),
     ] {
         let begun = Instant::now();
         let error = try_serve(&find(program).unwrap(), &export, directory.path()).await.err().unwrap();
@@ -350,7 +354,14 @@ async fn a_server_stops_at_once_when_its_client_hung_up() {
     qemu_img(directory.path(), "convert -f raw -O qcow2 d.raw d.qcow2");
     for (program, export) in [
         ("nbdkit", Export::File { path: directory.path().join("d.raw") }),
-        ("qemu-nbd", Export::Image { path: directory.path().join("d.qcow2"), format: ImageFormat::Qcow2 }),
+        (
+            "qemu-nbd",
+            Export::Image {
+                path: directory.path().join("d.qcow2"),
+                format: ImageFormat::Qcow2,
+                window: None,
+            },
+        ),
     ] {
         let server = serve(program, &export, directory.path()).await;
         let mut client = UnixStream::connect(server.socket()).unwrap();

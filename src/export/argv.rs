@@ -8,7 +8,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::{Export, Files, Filters, Login};
+use super::{Export, Files, Filters, Login, Window};
 use crate::source::local::ImageFormat;
 use crate::v2v::args::{Arg, CommandLine};
 
@@ -84,7 +84,9 @@ impl Export {
                 line.add("file");
                 line.add(joined("file=", path));
             }
-            Export::Image { path, format } => qemu_nbd(path, *format, files, &mut line),
+            Export::Image { path, format, window } => {
+                qemu_nbd(image_options(path, *format, *window), files, &mut line);
+            }
         }
         line
     }
@@ -149,19 +151,30 @@ fn flat(path: &str) -> String {
     }
 }
 
-fn qemu_nbd(path: &Path, format: ImageFormat, files: &Files, line: &mut CommandLine) {
+fn qemu_nbd(image: OsString, files: &Files, line: &mut CommandLine) {
     line.add("--read-only");
     line.add("--persistent");
     line.add(format!("--shared={CONNECTIONS}"));
     line.add(joined("--socket=", &files.socket));
     line.add(joined("--pid-file=", &files.pid));
     line.add("--image-opts");
+    line.add(image);
+    line.env("LC_ALL", "C.UTF-8");
+}
+
+/// An image for qemu's `--image-opts`.
+pub fn image_options(path: &Path, format: ImageFormat, window: Option<Window>) -> OsString {
     // A file name of its own would be read for `json:{..}` and `nbd:host:port`; `file.filename` never is, whatever it
     // begins with, and still finds out whether it is a file or a device (bdrv_find_protocol of qemu 7.2).
-    let mut options = OsString::from(format!("driver={},file.filename=", format.as_str()));
+    let mut options = OsString::from(format!("driver={},", format.as_str()));
+    match window {
+        None => options.push("file.filename="),
+        Some(Window { offset, size }) => {
+            options.push(format!("file.driver=raw,file.offset={offset},file.size={size},file.file.filename="))
+        }
+    }
     options.push(OsString::from_vec(doubled_commas(path)));
-    line.add(options);
-    line.env("LC_ALL", "C.UTF-8");
+    options
 }
 
 /// A comma ends an option's value, two are one.

@@ -29,7 +29,7 @@ fn ssh(path: &str, port: Option<u16>, login: Login) -> Export {
 }
 
 fn image(path: &str, format: ImageFormat) -> Export {
-    Export::Image { path: path.into(), format }
+    Export::Image { path: path.into(), format, window: None }
 }
 
 fn line(export: &Export, filters: Filters) -> CommandLine {
@@ -81,6 +81,17 @@ fn argv_is_the_contracts() {
             image("/a,b/json:{}", ImageFormat::Qcow2),
             ALL,
             format!("{qemu}|driver=qcow2,file.filename=/a,,b/json:{{}}"),
+        ),
+        (
+            Export::Image {
+                path: "/x,y.ova".into(),
+                format: ImageFormat::Vmdk,
+                window: Some(Window { offset: 1536, size: 512 }),
+            },
+            none,
+            format!(
+                "{qemu}|driver=vmdk,file.driver=raw,file.offset=1536,file.size=512,file.file.filename=/x,,y.ova"
+            ),
         ),
         (image("nbd:x:1", ImageFormat::Vpc), none, format!("{qemu}|driver=vpc,file.filename=nbd:x:1")),
     ] {
