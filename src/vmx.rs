@@ -1,9 +1,10 @@
 //! vmx files: what VMware's hosts keep beside the disks of a virtual machine. Text into [`Guest`]. Pure.
 //!
 //! `key = "value"` lines; keys in any case; `|22` in a value is the byte 22 hex; `.encoding` names the file's character
-//! set. Disks come in virt-v2v's order (2.2, seen with `--print-source`: scsi, nvme, sata, ide, each by controller and
-//! unit), so that the copies mean the same to both. What is there is virt-v2v's rule with two differences: `present =
-//! "FALSE"` counts, and a disk of any bus may lack its `deviceType`, as hosts really write it; virt-v2v loses those.
+//! set. Disks come in virt-v2v's order (2.2, seen in its log: scsi, nvme, sata, ide, each by controller and unit), so
+//! that the copies mean the same to both. Which disks there are is virt-v2v's rule with two differences: `present =
+//! "FALSE"` counts, and a disk may have its `deviceType` or lack it on any bus, as hosts really write it; virt-v2v 2.2
+//! loses an IDE disk that lacks it and a SATA disk that has it.
 //!
 //! Not here: opening anything. A disk's path is its `fileName` as it stands; the sources know relative to what.
 

@@ -20,7 +20,7 @@ use virt_v2v_wrapper::export::{Export, Files, Filters, Login, Program};
 use virt_v2v_wrapper::process::{self, Exit};
 use virt_v2v_wrapper::source::local::ImageFormat;
 
-mod site;
+pub mod site;
 use site::{Ssh, find, have, nbdkit_with_vddk, private, qemu_img, raw_disk, run, skip};
 
 const PASSWORD: &str = "Zx81-!pass word'\"$-7431";

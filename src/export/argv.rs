@@ -63,7 +63,7 @@ impl Export {
                     add_password(password, &mut line);
                 }
                 line.add(format!("host={host}"));
-                line.add(format!("path={}", flat(path)));
+                line.add(format!("path={}", flat_path(path)));
                 line.add(format!("user={user}"));
                 if let Some(port) = port {
                     line.add(format!("port={port}"));
@@ -141,8 +141,8 @@ fn library_directories(libdir: &Path, old: Option<&OsStr>) -> OsString {
     directories
 }
 
-/// `vm.vmdk` only describes the disk; its data are in `vm-flat.vmdk`.
-fn flat(path: &str) -> String {
+/// Where the data of a disk are: `vm.vmdk` only describes it, `vm-flat.vmdk` has them.
+pub fn flat_path(path: &str) -> String {
     let name = path.rfind('/').map_or(0, |slash| slash + 1);
     match path[name..].rfind('.') {
         // A leading dot begins no extension.
