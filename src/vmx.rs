@@ -40,6 +40,9 @@ pub enum VmxError {
         /// What `.encoding` says.
         encoding: String,
     },
+    /// What is said of its disks is encrypted, and so are they.
+    #[error("the virtual machine is encrypted: decrypt it in VMware (remove its encryption policy) first")]
+    Encrypted,
     /// A value that must be a number.
     #[error("{key} = \"{value}\" is not a number")]
     Number {
@@ -79,6 +82,9 @@ impl Vmx {
 
     /// The machine, under the name that the caller gives it. A disk's `path` is its `fileName`.
     pub fn guest(&self, name: &str) -> Result<Guest, VmxError> {
+        if self.get("encryption.keysafe").is_some() {
+            return Err(VmxError::Encrypted);
+        }
         let efi = self.get("firmware").is_some_and(|firmware| firmware.trim().eq_ignore_ascii_case("efi"));
         let secure_boot = self.truth("uefi.secureboot.enabled") == Some(true);
         let vcpus = self.number("numvcpus")?.unwrap_or(DEFAULT_VCPUS);

@@ -3,6 +3,7 @@
 //! What the guest is comes from the pure parsers; here the images are looked for, and it is decided by what each is
 //! served. OVAs are [`super::ova`]'s.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,15 @@ pub enum FilesError {
         /// The file.
         path: PathBuf,
     },
+    /// The machine seems to run (contract.md 6.3).
+    #[error(
+        "Cannot perform final copy for running VM: {lock} says that it is powered on; shut it down and start again. If it \
+         is off (its host died), remove that file"
+    )]
+    Locked {
+        /// VMware's lock.
+        lock: PathBuf,
+    },
     /// A disk of a vmx that is no vmdk.
     #[error("{disk}, named by {of}, is not a vmdk image")]
     NotVmdk {
@@ -137,6 +147,11 @@ async fn libvirt_xml(path: &Path, vm_name: &str, asker: Asker<'_>) -> Result<Ope
 async fn vmx(path: &Path, vm_name: &str, asker: Asker<'_>) -> Result<Opened, FilesError> {
     let error = |source| FilesError::Vmx { path: path.to_owned(), source };
     let bytes = read(path, vmx::MAX_BYTES as u64)?;
+    // Beside the vmx of a machine that is powered on, wherever it is.
+    let lock = PathBuf::from([path.as_os_str(), ".lck".as_ref()].into_iter().collect::<OsString>());
+    if lock.symlink_metadata().is_ok() {
+        return Err(FilesError::Locked { lock });
+    }
     let mut guest = Vmx::parse(&bytes).and_then(|vmx| vmx.guest(vm_name)).map_err(error)?;
     if guest.disks.is_empty() {
         return Err(FilesError::NoDisk { path: path.to_owned() });

@@ -142,6 +142,8 @@ fn what_is_no_vmx_is_told() {
     for bytes in [&b""[..], b"<domain type='kvm'/>", &[0; 512], b"# a = \"b\"\n"] {
         assert_eq!(Vmx::parse(bytes), Err(VmxError::NotVmx));
     }
+    let encrypted = b"encryption.keySafe = \"vmware:key/list/(pair)\"\nencryption.data = \"e30=\"";
+    assert_eq!(Vmx::parse(encrypted).unwrap().guest("x"), Err(VmxError::Encrypted));
     let error = Vmx::parse(b"memsize = \"lots\"").unwrap().guest("x").unwrap_err();
     assert_eq!(error.to_string(), "memsize = \"lots\" is not a number");
 }

@@ -1,5 +1,7 @@
 //! Images of this host.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use virt_v2v_wrapper::guest::{Bus, Firmware};
 
 use super::*;
@@ -155,6 +157,11 @@ fn a_vmx_with_equal_units_a_split_disk_and_a_snapshot_is_opened() {
             assert_ne!(marks(&job, &opened).await[index], before[index]);
         }
     });
+    // VMware has it in use.
+    fs::create_dir(at("guest.vmx.lck")).unwrap();
+    let error = run(open(&job, directory.path())).unwrap_err();
+    assert!(error.starts_with("Cannot perform final copy for running VM: "), "{error}");
+    fs::remove_dir(at("guest.vmx.lck")).unwrap();
     // A flat file instead of its descriptor, and a disk that is not there.
     for (file, words) in [("three-flat.vmdk", "is not a vmdk image"), ("gone.vmdk", "No such file")] {
         fs::write(at("guest.vmx"), vmx.replace("one.vmdk", file)).unwrap();
@@ -163,8 +170,23 @@ fn a_vmx_with_equal_units_a_split_disk_and_a_snapshot_is_opened() {
     }
 }
 
-/// virt-v2v and this program mean the same disk by the same number. What virt-v2v opens as its n-th disk stands in its
-/// log; it is stopped as soon as it has.
+/// Processes with this text in their command line.
+fn processes(text: &str) -> Vec<(Pid, Vec<String>)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let process = |entry: fs::DirEntry| {
+        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
+        let command = fs::read(entry.path().join("cmdline")).ok()?;
+        let words = command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+        Some((pid, words.collect()))
+    };
+    entries
+        .filter_map(process)
+        .filter(|(_, words): &(_, Vec<String>)| words.join(" ").contains(text))
+        .collect()
+}
+
+/// virt-v2v and this program mean the same disk by the same number. virt-v2v serves itself its n-th disk on a socket `in<n>`;
+/// it is stopped as soon as it serves all.
 #[test]
 fn disks_of_a_vmx_have_virt_v2vs_order() {
     if !have(&["virt-v2v", "qemu-nbd", "qemu-img"]) {
@@ -189,41 +211,41 @@ fn disks_of_a_vmx_have_virt_v2vs_order() {
         }
     }
     fs::write(directory.path().join("g.vmx"), vmx).unwrap();
-    let (log, out) = (directory.path().join("log"), directory.path().join("out"));
-    fs::create_dir(&out).unwrap();
+    let here = directory.path().to_str().unwrap();
+    let null = std::process::Stdio::null;
     let mut virt_v2v = Command::new("virt-v2v")
-        .args(["-v", "-i", "vmx", "g.vmx", "-o", "null"])
+        .args(["-i", "vmx", "g.vmx", "-o", "null"])
         .current_dir(directory.path())
-        .env("TMPDIR", &out)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(fs::File::create(&log).unwrap())
+        .env("TMPDIR", directory.path())
+        .stdin(null())
+        .stdout(null())
+        .stderr(null())
         .spawn()
         .unwrap();
-    let opened = || {
-        let log = String::from_utf8_lossy(&fs::read(&log).unwrap()).into_owned();
-        let file = |line: &str| {
-            Some(line.split_once("' 'vmdk' '")?.1.rsplit_once('/')?.1.trim_end_matches('\'').to_owned())
+    let file = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let served = || {
+        let disk = |(_, words): (Pid, Vec<String>)| {
+            let number: usize = words.iter().find_map(|word| file(word).strip_prefix("in")?.parse().ok())?;
+            words.iter().find(|word| word.ends_with(".vmdk")).map(|image| (number, file(image)))
         };
-        let files: Vec<String> =
-            log.lines().filter(|line| line.contains("qemu-nbd")).filter_map(file).collect();
-        (files.len() == devices.len()).then_some(files)
+        let disks: std::collections::BTreeMap<_, _> =
+            processes(&format!("{here}/")).into_iter().filter_map(disk).collect();
+        (disks.len() == devices.len()).then(|| disks.into_values().collect::<Vec<String>>())
     };
-    let theirs = crate::rig::poll(Duration::from_secs(30), opened);
+    let theirs = crate::rig::poll(Duration::from_secs(30), served);
     virt_v2v.kill().unwrap();
     virt_v2v.wait().unwrap();
-    // What it started outlives it; it is found by what it serves.
-    let here = directory.path().to_str().unwrap();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_str().unwrap_or_default().parse() else { continue };
-        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&command).contains(here) {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+    // What it started outlives it.
+    let gone = || {
+        let left = processes(&format!("{here}/"));
+        for (pid, _) in &left {
+            kill(*pid, Signal::SIGKILL).ok();
         }
-    }
+        left.is_empty().then_some(())
+    };
+    crate::rig::poll(Duration::from_secs(10), gone).expect("what virt-v2v started dies");
     let guest = run(open(&local_job(&directory.path().join("g.vmx")), directory.path())).unwrap().guest;
-    let ours: Vec<String> =
-        guest.disks.iter().map(|disk| disk.path.rsplit('/').next().unwrap().to_owned()).collect();
+    let ours: Vec<String> = guest.disks.iter().map(|disk| file(&disk.path)).collect();
     assert_eq!(Some(ours), theirs);
 }
 

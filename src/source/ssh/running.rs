@@ -114,6 +114,42 @@ mod tests {
         assert_eq!(answer(&listed("", &[]), "/a\nb.vmx"), Power::Unknown);
     }
 
+    /// The real shell understands the question, whatever the path, and the answer is understood.
+    #[test]
+    fn the_question_is_asked_in_the_shells_own_words() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().join("it's $HOME \"real\"");
+        std::fs::create_dir(&real).unwrap();
+        let vmx = real.join("a `b`.vmx");
+        std::fs::write(&vmx, "").unwrap();
+        std::os::unix::fs::symlink(&real, directory.path().join("link")).unwrap();
+        let linked = directory.path().join("link/a `b`.vmx");
+        let linked = linked.to_str().unwrap();
+        let ask = || {
+            let path = format!("{}:{}", directory.path().display(), std::env::var("PATH").unwrap());
+            let mut shell = std::process::Command::new("sh");
+            let output = shell.arg("-c").arg(question(linked)).env("PATH", path).output().unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+            answer(std::str::from_utf8(&output.stdout).unwrap(), linked)
+        };
+        assert_eq!(ask(), Power::Unknown);
+        let esxcli = directory.path().join("esxcli");
+        let lists = |text: &str| {
+            let script =
+                format!("#!/bin/sh\n[ \"$*\" = 'vm process list' ] || exit 1\ncat <<'E'\n{text}\nE\n");
+            std::fs::write(&esxcli, script).unwrap();
+            std::fs::set_permissions(&esxcli, std::fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        lists("");
+        assert_eq!(ask(), Power::Off);
+        lists(&list(&[vmx.to_str().unwrap()]));
+        assert_eq!(ask(), Power::On, "by its real path");
+        lists("");
+        std::fs::write(real.join("a `b`.vmx.lck"), "").unwrap();
+        assert_eq!(ask(), Power::Locked);
+    }
+
     proptest! {
         #[test]
         fn no_answer_panics(output in "(locked\n|listed\n|end\n|\\PC{0,9}\n|Config File: /?\n){0,6}", vmx: String) {
