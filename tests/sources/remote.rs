@@ -74,8 +74,13 @@ fn a_guest_with_odd_names_is_opened_read_and_watched() {
     let directory = "it's \"ä\" $HOME `id`; -x % 中";
     let vmx = store(&rig, directory, "-n 'name' = \\");
     let directory = vmx.parent().unwrap();
+    let job_directory = private();
     run(async {
-        let opened = open_remote(&rig, &vmx).await.unwrap();
+        // With an agent of the job's own, as a job has.
+        let key = plan::SshKey::Text(fs::read_to_string(rig.path("id")).unwrap().into());
+        let agent = source::ssh::start_agent("test", &key, job_directory.path()).await.unwrap();
+        let (host, path) = host(&rig, &vmx);
+        let opened = guest::open(&Host { agent, ..host }, &path, "guest", "test").await.unwrap();
         let guest = &opened.guest;
         assert_eq!((guest.name.as_str(), guest.memory_kib, guest.vcpus), ("guest", 512 << 10, 2));
         let places: Vec<_> = guest
@@ -95,7 +100,6 @@ fn a_guest_with_odd_names_is_opened_read_and_watched() {
         // No ESXi: it cannot be told.
         assert!(opened.warnings[0].contains("cannot tell whether"), "{:?}", opened.warnings);
         let expected = ["web 1-flat.vmdk", "data-flat.vmdk"].map(|name| fs::read(path(name)).unwrap());
-        let job_directory = private();
         assert_reads(&opened, &expected, job_directory.path()).await;
 
         let job = local_job(Path::new("/any"));

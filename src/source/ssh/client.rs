@@ -109,7 +109,7 @@ impl Host {
         Ok((Self { host, port, user, agent, known_hosts: None }, path))
     }
 
-    /// What a command writes there, at most `limit` bytes. `what` completes the sentence "<host> cannot ..".
+    /// What a command writes there, at most `limit` bytes. `what` completes the sentence "the host cannot ..".
     pub async fn run(
         &self,
         tag: &str,
