@@ -74,7 +74,9 @@ fn main() {
     };
     let mut qemu = Command::new("nbdkit");
     qemu.args(["-r", "-U", "-", "file", "disk", "--run"]);
-    qemu.arg("truncate -s 4G copy; qemu-img convert -n -W -m 16 --target-is-zero -f raw -O raw \"$uri\" copy");
+    qemu.arg(
+        "truncate -s 4G copy; qemu-img convert -n -W -m 16 --target-is-zero -f raw -O raw \"$uri\" copy",
+    );
     let limited = limited.to_string_lossy().into_owned();
     let us = |mode: &str| {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
@@ -90,7 +92,11 @@ fn main() {
     table("4 GiB, 1.5 GiB of data", whole, rounds);
     let slow = [("nbdcopy", nbdcopy(&limited)), ("ours, verify on", us("limited"))];
     table("the same, source limited to 400 MiB/s", slow, rounds);
-    let delta = [("pread, pwrite", us("floor")), ("ours, verify off", us("delta")), ("ours, verify on", us("delta-on"))];
+    let delta = [
+        ("pread, pwrite", us("floor")),
+        ("ours, verify off", us("delta")),
+        ("ours, verify on", us("delta-on")),
+    ];
     table("2,000 changed extents", delta, rounds);
 }
 
@@ -159,9 +165,7 @@ fn make_disk() {
 /// The changed extents: offset and length, in order, none overlapping.
 fn changed() -> Vec<(u64, u64)> {
     let mut numbers = Numbers(7);
-    (0..CHANGED)
-        .map(|at| (at * (SIZE / CHANGED) & !0xffff, ((numbers.next() % 16 + 1) << 16)))
-        .collect()
+    (0..CHANGED).map(|at| (at * (SIZE / CHANGED) & !0xffff, ((numbers.next() % 16 + 1) << 16))).collect()
 }
 
 fn old_copy() {
@@ -172,7 +176,8 @@ fn old_copy() {
 /// What the child does.
 fn ours(mode: &str) {
     if mode == "floor" {
-        let (from, to) = (File::open("disk").expect("disk"), OpenOptions::new().write(true).open("copy").expect("copy"));
+        let (from, to) =
+            (File::open("disk").expect("disk"), OpenOptions::new().write(true).open("copy").expect("copy"));
         let mut buffer = vec![0; 1 << 20];
         let start = Instant::now();
         for (offset, length) in changed() {
@@ -234,7 +239,8 @@ fn ours(mode: &str) {
         });
         if delta {
             let digest = blake3::hash(b"");
-            let records = (0..chunk::count(size)).map(|index| Record { index, standing: Standing::Flushed, digest });
+            let records =
+                (0..chunk::count(size)).map(|index| Record { index, standing: Standing::Flushed, digest });
             job.ledger.record(records.collect()).await.expect("ledger");
             let areas = Extents::from_changed_areas(changed(), size);
             let start = Instant::now();
@@ -254,6 +260,7 @@ fn which(program: &str) -> PathBuf {
         return std::env::current_dir().expect("directory").join(program);
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| Path::exists(file));
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| Path::exists(file));
     found.expect("nbdkit is needed")
 }

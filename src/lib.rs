@@ -7,11 +7,12 @@
 //! ```
 //!
 //! One way, no arrows back. The pure core takes values and gives values: [`document`], [`plan`], [`phase`],
-//! [`event`], [`state`], [`extent`], [`v2v`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
+//! [`event`], [`state`], [`extent`], [`v2v`], and the readers of what describes a guest: [`vmx`], [`libvirt`], [`ovf`],
+//! [`vmdk`], [`xml`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
 //!
-//! The ground of the copy engine (two-phase conversion) is laid in [`extent`], [`nbd`] and [`export`]; no job uses them
-//! yet.
+//! The ground of the copy engine (two-phase conversion) is laid in [`extent`], [`nbd`], [`export`] and
+//! [`source::open_disks`]; no job uses them yet.
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -31,9 +32,11 @@ pub mod job;
 pub mod journal;
 pub mod json;
 pub mod leftovers;
+pub mod libvirt;
 pub mod log;
 pub mod nbd;
 pub mod overlay;
+pub mod ovf;
 pub mod phase;
 pub mod plan;
 pub mod preflight;
@@ -52,6 +55,7 @@ pub mod state;
 pub mod state_file;
 pub mod supervise;
 pub mod sweep;
+pub mod tar;
 pub mod throttle;
 pub mod trace;
 pub mod two_phase;
@@ -59,3 +63,7 @@ pub mod undo;
 pub mod uri;
 pub mod v2v;
 pub mod vault;
+
+pub mod vmdk;
+pub mod vmx;
+pub mod xml;

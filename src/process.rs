@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg, sigprocmask};
 use nix::unistd::{Pid, getpid, getppid, setsid};
 
+pub mod capture;
 pub mod children;
 mod command_line;
 

@@ -132,7 +132,10 @@ async fn open(job: &Job, private: &Path, desk: &mut Desk<'_>) -> Result<Opened, 
         absolute_path: source.absolute_path.clone(),
         size: disk.size,
     });
-    desk.recorder.apply_now(Event::DisksFound { disks: found.collect() });
+    desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+    for text in &opened.warnings {
+        desk.recorder.apply(Event::Warning { text: text.clone() });
+    }
     Ok(opened)
 }
 

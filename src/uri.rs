@@ -36,6 +36,46 @@ pub fn without_password(uri: &str) -> Result<(String, Option<String>), UriError>
     Ok((format!("{}{user}{rest}", &uri[..start]), Some(password.to_owned())))
 }
 
+/// What stands in `ssh://user@host:port/path`, escapes undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ssh {
+    /// Without a password.
+    pub user: Option<String>,
+    /// Without brackets.
+    pub host: String,
+    /// If given.
+    pub port: Option<u16>,
+    /// Absolute.
+    pub path: String,
+}
+
+/// Takes an `ssh://` URI apart. `None` when there is no host or file in it, or something that is neither.
+pub fn ssh(uri: &str) -> Option<Ssh> {
+    let rest = uri.strip_prefix("ssh://")?;
+    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+    let (authority, path) = rest.split_at(rest.find('/')?);
+    let (user, place) = match authority.rsplit_once('@') {
+        Some((user, place)) => (Some(user), place),
+        None => (None, authority),
+    };
+    let user = user.map(|user| user.split_once(':').map_or(user, |(user, _)| user));
+    let (host, port) = match place.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, behind) = bracketed.split_once(']')?;
+            (host, behind.strip_prefix(':').or(behind.is_empty().then_some(""))?)
+        }
+        None => place.split_once(':').unwrap_or((place, "")),
+    };
+    let port = if port.is_empty() { None } else { Some(port.parse().ok().filter(|port| *port > 0)?) };
+    let path = percent_decode(path).filter(|path| path.len() > 1 && !path.contains('\0'))?;
+    let user = match user.filter(|user| !user.is_empty()) {
+        Some(user) => Some(percent_decode(user).filter(|user| !user.contains('\0'))?),
+        None => None,
+    };
+    let host = percent_decode(host).filter(|host| !host.is_empty() && !host.contains(char::is_control))?;
+    Some(Ssh { user, host, port, path })
+}
+
 /// The guest's plain name: the last part of the path, unescaped, without `.vmx`. `None` when there is none.
 pub fn vmx_name(uri: &str) -> Option<String> {
     let path = uri.split(['?', '#']).next().unwrap_or(uri);
@@ -96,6 +136,33 @@ mod tests {
         }
         assert_eq!(without_password("ssh://root:p/w@h/x.vmx"), Err(UriError::Authority));
         assert_eq!(without_password("root:pw@h:/x.vmx"), Err(UriError::NoScheme));
+    }
+
+    #[test]
+    fn an_ssh_uri_is_taken_apart() {
+        let ssh = |uri: &str| ssh(uri).map(|Ssh { user, host, port, path }| (user, host, port, path));
+        let parts = |user: Option<&str>, host: &str, port, path: &str| {
+            Some((user.map(str::to_owned), host.to_owned(), port, path.to_owned()))
+        };
+        for (uri, expected) in [
+            ("ssh://root@esx/vmfs/a%20b/c.vmx", parts(Some("root"), "esx", None, "/vmfs/a b/c.vmx")),
+            ("ssh://esx:2222/c.vmx?x=/y#z", parts(None, "esx", Some(2222), "/c.vmx")),
+            ("ssh://d%5Cu:pw@[::1]:22/%e4%b8%ad'.vmx", parts(Some("d\\u"), "::1", Some(22), "/中'.vmx")),
+            ("ssh://u@[fe80::1]/c", parts(Some("u"), "fe80::1", None, "/c")),
+            ("ssh://@h:/c", parts(None, "h", None, "/c")),
+            ("ssh://h", None),
+            ("ssh://h/", None),
+            ("ssh:///c", None),
+            ("ssh://h:0/c", None),
+            ("ssh://h:ssh/c", None),
+            ("ssh://[::1/c", None),
+            ("ssh://[::1]x/c", None),
+            ("ssh://h/a%00b", None),
+            ("ssh://h/%ff", None),
+            ("https://h/c", None),
+        ] {
+            assert_eq!(ssh(uri), expected, "{uri}");
+        }
     }
 
     #[test]

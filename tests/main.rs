@@ -20,6 +20,8 @@ mod overlays;
 mod parser_replay;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
 mod signals;
+/// Guests of this host and of an ssh host opened for the copy engine: what each disk serves is the disk.
+mod sources;
 /// Starts beside each other and after each other: a dead job is told from one that is just being started.
 mod starts;
 /// One reader that never rests: no state file it sees is torn, missing or older than the one before.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::{Export, Files, Filters, Login};
+use super::{Export, Files, Filters, Login, Window};
 use crate::source::local::ImageFormat;
 use crate::v2v::args::{Arg, CommandLine};
 
@@ -31,6 +31,9 @@ impl Export {
                 snapshot,
                 transports,
             } => {
+                verbose(&mut line);
+                // The plugin has a word of its own for each request.
+                line.option("-D", "vddk.datapath=0");
                 nbdkit(files, &mut line);
                 add_filters(filters, &mut line);
                 line.add("vddk");
@@ -52,6 +55,7 @@ impl Export {
                 line.env("LD_LIBRARY_PATH", library_directories(libdir, library_path));
             }
             Export::Ssh { host, port, user, path, login, known_hosts } => {
+                verbose(&mut line);
                 nbdkit(files, &mut line);
                 add_filters(filters, &mut line);
                 line.add("ssh");
@@ -59,7 +63,7 @@ impl Export {
                     add_password(password, &mut line);
                 }
                 line.add(format!("host={host}"));
-                line.add(format!("path={}", flat(path)));
+                line.add(format!("path={}", flat_path(path)));
                 line.add(format!("user={user}"));
                 if let Some(port) = port {
                     line.add(format!("port={port}"));
@@ -75,19 +79,27 @@ impl Export {
                 }
             }
             Export::File { path } => {
-                // No filters: there is no connection to lose, and SEEK_HOLE is quick.
+                // No filters: there is no connection to lose, and SEEK_HOLE is quick. Not verbose: it opens one file.
                 nbdkit(files, &mut line);
                 line.add("file");
                 line.add(joined("file=", path));
             }
-            Export::Image { path, format } => qemu_nbd(path, *format, files, &mut line),
+            Export::Image { path, format, window } => {
+                qemu_nbd(image_options(path, *format, *window), files, &mut line);
+            }
         }
         line
     }
 }
 
-fn nbdkit(files: &Files, line: &mut CommandLine) {
+/// Says what it does with the other host, which is what the reason of a failure is found in, but not every request:
+/// those were 1.8 GB for each TiB.
+fn verbose(line: &mut CommandLine) {
     line.add("-v");
+    line.option("-D", "nbdkit.backend.datapath=0");
+}
+
+fn nbdkit(files: &Files, line: &mut CommandLine) {
     line.option("-U", &files.socket);
     line.option("-P", &files.pid);
     for arg in ["--exit-with-parent", "--readonly", "--foreground", "--exportname=/"] {
@@ -129,8 +141,8 @@ fn library_directories(libdir: &Path, old: Option<&OsStr>) -> OsString {
     directories
 }
 
-/// `vm.vmdk` only describes the disk; its data are in `vm-flat.vmdk`.
-fn flat(path: &str) -> String {
+/// Where the data of a disk are: `vm.vmdk` only describes it, `vm-flat.vmdk` has them.
+pub fn flat_path(path: &str) -> String {
     let name = path.rfind('/').map_or(0, |slash| slash + 1);
     match path[name..].rfind('.') {
         // A leading dot begins no extension.
@@ -139,19 +151,30 @@ fn flat(path: &str) -> String {
     }
 }
 
-fn qemu_nbd(path: &Path, format: ImageFormat, files: &Files, line: &mut CommandLine) {
+fn qemu_nbd(image: OsString, files: &Files, line: &mut CommandLine) {
     line.add("--read-only");
     line.add("--persistent");
     line.add(format!("--shared={CONNECTIONS}"));
     line.add(joined("--socket=", &files.socket));
     line.add(joined("--pid-file=", &files.pid));
     line.add("--image-opts");
+    line.add(image);
+    line.env("LC_ALL", "C.UTF-8");
+}
+
+/// An image for qemu's `--image-opts`.
+pub fn image_options(path: &Path, format: ImageFormat, window: Option<Window>) -> OsString {
     // A file name of its own would be read for `json:{..}` and `nbd:host:port`; `file.filename` never is, whatever it
     // begins with, and still finds out whether it is a file or a device (bdrv_find_protocol of qemu 7.2).
-    let mut options = OsString::from(format!("driver={},file.filename=", format.as_str()));
+    let mut options = OsString::from(format!("driver={},", format.as_str()));
+    match window {
+        None => options.push("file.filename="),
+        Some(Window { offset, size }) => {
+            options.push(format!("file.driver=raw,file.offset={offset},file.size={size},file.file.filename="))
+        }
+    }
     options.push(OsString::from_vec(doubled_commas(path)));
-    line.add(options);
-    line.env("LC_ALL", "C.UTF-8");
+    options
 }
 
 /// A comma ends an option's value, two are one.

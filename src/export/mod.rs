@@ -75,7 +75,18 @@ pub enum Export {
         path: PathBuf,
         /// Its format: never probed by qemu, because a raw guest disk could pretend to be a qcow2.
         format: ImageFormat,
+        /// The part of the file that is the image, if it is not the whole: a member of an archive.
+        window: Option<Window>,
     },
+}
+
+/// A part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// Its bytes.
+    pub size: u64,
 }
 
 /// How an ssh user proves who he is.

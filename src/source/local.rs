@@ -3,8 +3,11 @@
 
 use std::path::PathBuf;
 
+use crate::guest::Guest;
+
 /// Memory of a guest nobody described, in KiB: virt-v2v reads KiB whatever `unit` says (virt-v2v-output.md 8).
 const MEMORY_KIB: u64 = 2 * 1024 * 1024;
+const VCPUS: u32 = 2;
 
 /// Bytes of an image that [`sniff`] needs.
 pub const SNIFF_BYTES: usize = 512;
@@ -27,6 +30,12 @@ pub enum ImageFormat {
 }
 
 impl ImageFormat {
+    /// By its word in libvirt XML.
+    pub fn named(word: &str) -> Option<Self> {
+        use ImageFormat::{Qcow2, Raw, Vdi, Vhdx, Vmdk, Vpc};
+        [Raw, Qcow2, Vmdk, Vhdx, Vdi, Vpc].into_iter().find(|format| format.as_str() == word)
+    }
+
     /// The word in libvirt XML.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,11 +69,16 @@ pub fn sniff(first_bytes: &[u8]) -> ImageFormat {
     }
 }
 
+/// A guest nobody described, without its disks: as [`libvirt_xml`] words it.
+pub fn guest(name: &str) -> Guest {
+    Guest { name: name.to_owned(), memory_kib: MEMORY_KIB, vcpus: VCPUS, ..Guest::default() }
+}
+
 /// A libvirt domain with these disks in their order.
 pub fn libvirt_xml(name: &str, disks: &[(PathBuf, ImageFormat)]) -> String {
     let mut xml = format!(
         "<domain type='kvm'>\n  <name>{}</name>\n  <memory unit='KiB'>{MEMORY_KIB}</memory>\n  \
-         <vcpu>2</vcpu>\n  <os>\n    <type>hvm</type>\n  </os>\n  <features>\n    <acpi/>\n    <apic/>\n  </features>\n  \
+         <vcpu>{VCPUS}</vcpu>\n  <os>\n    <type>hvm</type>\n  </os>\n  <features>\n    <acpi/>\n    <apic/>\n  </features>\n  \
          <devices>\n",
         escape(name)
     );

@@ -2,17 +2,25 @@
 //!
 //! In a one-phase conversion virt-v2v reads the source itself, so a source only prepares what virt-v2v needs to get
 //! at it: an agent with a key, a libvirt XML. What it prepared is dropped with its session, or killed with the job.
+//!
+//! In a two-phase conversion we read the disks: [`open_disks`] says what the guest is and how each disk is served, and
+//! [`marks`] whether a disk was written to meanwhile.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::export::Export;
+use self::image::{Asker, Chain};
+use self::ssh::client::Host;
+use crate::export::{Export, Login};
 use crate::guest::Guest;
 use crate::job::Job;
 use crate::plan;
 
+pub mod files;
+pub mod image;
 pub mod local;
+pub mod ova;
 pub mod ssh;
 
 /// What went wrong with a source.
@@ -29,6 +37,21 @@ pub enum SourceError {
         /// Why.
         source: std::io::Error,
     },
+    /// Local files, for the copy engine.
+    #[error(transparent)]
+    Files(#[from] files::FilesError),
+    /// One image, asked again.
+    #[error(transparent)]
+    Image(#[from] image::ImageError),
+    /// A host, for the copy engine.
+    #[error(transparent)]
+    Host(#[from] ssh::client::ClientError),
+    /// A guest of a host, for the copy engine.
+    #[error(transparent)]
+    Guest(#[from] ssh::guest::GuestError),
+    /// Not there yet.
+    #[error("this version cannot copy the disks of a VMware guest over vddk itself: leave two_phase out")]
+    NotYet,
 }
 
 /// A source made ready for virt-v2v.
@@ -47,6 +70,8 @@ pub struct Opened {
     pub disks: Vec<SourceDisk>,
     /// The libvirt XML that the user gave: then it is what virt-v2v-in-place gets, with other disks in it.
     pub domain: Option<String>,
+    /// What the user should know although the job goes on.
+    pub warnings: Vec<String>,
 }
 
 /// One disk, ready to be served.
@@ -81,43 +106,50 @@ pub async fn open(job: &Job, private: &Path) -> Result<Session, SourceError> {
     }
 }
 
-/// Looks at the guest and makes its disks ready to be served.
-pub async fn open_disks(job: &Job, _private: &Path) -> Result<Opened, SourceError> {
-    let paths = match &job.plan.source {
-        plan::Source::Local(plan::LocalSource::Disk(path)) => vec![path.clone()],
-        plan::Source::Local(plan::LocalSource::Disks(paths)) => paths.clone(),
-        _ => Vec::new(),
-    };
-    let guest = Guest {
-        name: job.plan.vm_name.clone(),
-        memory_kib: 2 << 20,
-        vcpus: 2,
-        disks: paths
-            .iter()
-            .enumerate()
-            .map(|(n, path)| crate::guest::Disk {
-                path: path.display().to_string(),
-                label: format!("Hard disk {}", n + 1),
-                ..Default::default()
-            })
-            .collect(),
-        ..Guest::default()
-    };
-    let disks = paths
-        .into_iter()
-        .map(|path| SourceDisk {
-            export: Export::File { path },
-            absolute_path: None,
-            mark: None,
-            read_size: 1 << 20,
-            connections: 4,
-        })
-        .collect();
-    Ok(Opened { guest, disks, domain: None })
+/// Looks at the guest and makes its disks ready to be served. `private` is the job's private directory. What it starts
+/// (an agent) lives until the job ends.
+pub async fn open_disks(job: &Job, private: &Path) -> Result<Opened, SourceError> {
+    let (plan, tag) = (&job.plan, &job.files.tag);
+    match &plan.source {
+        plan::Source::Vddk { .. } => Err(SourceError::NotYet),
+        plan::Source::Ssh { uri, key } => {
+            let (host, vmx) = Host::of(uri, ssh::start_agent(tag, key, private).await?)?;
+            Ok(ssh::guest::open(&host, &vmx, &plan.vm_name, tag).await?)
+        }
+        plan::Source::Local(source) => Ok(files::open(source, &plan.vm_name, asker(job)).await?),
+    }
 }
-/// The marks of the disks as they are now.
-pub async fn marks(_job: &Job, opened: &Opened) -> Result<Vec<Option<String>>, SourceError> {
-    Ok(opened.disks.iter().map(|_| None).collect())
+
+/// The marks of the disks as they are now, in their order: one that differs from [`SourceDisk::mark`] belongs to a disk
+/// that was written to since.
+pub async fn marks(job: &Job, opened: &Opened) -> Result<Vec<Option<String>>, SourceError> {
+    let mut marks = Vec::new();
+    for disk in &opened.disks {
+        marks.push(match &disk.export {
+            Export::File { path } => {
+                image::look(asker(job), path, local::ImageFormat::Raw, None, Chain::Alone).await?.mark
+            }
+            Export::Image { path, format, window } => {
+                // As it was opened: an OVA's image stands on nothing.
+                image::look(asker(job), path, *format, *window, Chain::Followed).await?.mark
+            }
+            Export::Ssh { host, port, user, path, login: Login::Agent(agent), known_hosts } => {
+                let (host, user, agent) = (host.clone(), user.clone(), agent.clone());
+                let host = Host { host, port: *port, user, agent, known_hosts: known_hosts.clone() };
+                Some(ssh::guest::mark(&host, &job.files.tag, path).await?)
+            }
+            // Nobody to ask: as it was.
+            Export::Ssh { login: Login::Password(_), .. } | Export::Vddk { .. } => disk.mark.clone(),
+        });
+    }
+    Ok(marks)
+}
+
+fn asker(job: &Job) -> Asker<'_> {
+    let programs = job.plan.two_phase.as_ref().map(|two_phase| &two_phase.programs);
+    let qemu_img = programs.map(|programs| programs.qemu_img.as_path());
+    let qemu_img = qemu_img.filter(|program| !program.as_os_str().is_empty());
+    Asker { qemu_img: qemu_img.unwrap_or(Path::new("qemu-img")), tag: &job.files.tag }
 }
 
 /// Several images are one guest only by a libvirt XML that says so.

@@ -3,6 +3,8 @@
 //! virt-v2v and nbdkit's ssh plugin both ask the agent. It is a tool of the job in the foreground (`ssh-agent -D`),
 //! so it dies with the job, always. A key from the document goes from a sealed memfd to `ssh-add`'s stdin and is
 //! never a file.
+//!
+//! For a two-phase conversion there is more: [`client`] asks the host, [`guest`] opens what is there.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::plan::SshKey;
 use crate::process::{self, Exit, Tool};
+
+pub mod client;
+pub mod guest;
+pub mod running;
 
 /// How long the agent may take to listen, and `ssh-add` to be done: nobody is there to type a passphrase.
 const PATIENCE: Duration = Duration::from_secs(30);

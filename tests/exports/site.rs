@@ -112,13 +112,19 @@ impl Helper {
 pub struct Ssh {
     _sshd: Helper,
     _agent: Helper,
-    account: Account,
+    account: Option<Account>,
     pub directory: tempfile::TempDir,
     pub port: u16,
 }
 
 impl Ssh {
+    /// With an account that has this password.
     pub fn start(password: &str) -> Self {
+        Self { account: Some(Account::create(password)), ..Self::with_keys() }
+    }
+
+    /// Everybody comes in by key, and so nobody yet.
+    pub fn with_keys() -> Self {
         let directory = private();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let sshd = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rigs/sshd");
@@ -128,7 +134,7 @@ impl Ssh {
         let agent = Helper::start(Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket));
         let ready = || (socket.exists() && TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(());
         poll(Duration::from_secs(60), ready).expect("sshd and ssh-agent");
-        Self { _sshd: sshd, _agent: agent, account: Account::create(password), directory, port }
+        Self { _sshd: sshd, _agent: agent, account: None, directory, port }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -137,7 +143,7 @@ impl Ssh {
 
     /// The account that has the password.
     pub fn account(&self) -> &str {
-        &self.account.0
+        &self.account.as_ref().expect("started with a password").0
     }
 
     /// Gives the agent the key that every account admits.

@@ -4,8 +4,9 @@ use super::*;
 use crate::export::Program;
 
 const ALL: Filters = Filters { cacheextents: true, retry: true, log: true };
+const VERBOSE: &str = "-v|-D|nbdkit.backend.datapath=0";
 const COMMON: &str =
-    "-v|-U|/p/nbdkit-7.sock|-P|/p/nbdkit-7.pid|--exit-with-parent|--readonly|--foreground|--exportname=/";
+    "-U|/p/nbdkit-7.sock|-P|/p/nbdkit-7.pid|--exit-with-parent|--readonly|--foreground|--exportname=/";
 const SECRET: &str = "hunter2-never-plain";
 
 fn vddk(snapshot: Option<&str>, transports: Option<&str>) -> Export {
@@ -28,7 +29,7 @@ fn ssh(path: &str, port: Option<u16>, login: Login) -> Export {
 }
 
 fn image(path: &str, format: ImageFormat) -> Export {
-    Export::Image { path: path.into(), format }
+    Export::Image { path: path.into(), format, window: None }
 }
 
 fn line(export: &Export, filters: Filters) -> CommandLine {
@@ -55,29 +56,42 @@ fn argv_is_the_contracts() {
     let log = "logfile=/p/nbdkit-7.log|logappend=true";
     let qemu = "--read-only|--persistent|--shared=64|--socket=/p/qemu-nbd-7.sock|--pid-file=/p/qemu-nbd-7.pid|--image-opts";
     for (export, filters, expected) in [
-        (vddk(None, None), ALL, format!("{COMMON}|{filters}|{plugin}|{log}")),
+        (vddk(None, None), ALL, format!("{VERBOSE}|-D|vddk.datapath=0|{COMMON}|{filters}|{plugin}|{log}")),
         (
             vddk(Some("snapshot-9"), Some("nbdssl:nbd")),
             retry,
-            format!("{COMMON}|--filter=retry|{plugin}|snapshot=snapshot-9|transports=nbdssl:nbd"),
+            format!(
+                "{VERBOSE}|-D|vddk.datapath=0|{COMMON}|--filter=retry|{plugin}|snapshot=snapshot-9|transports=nbdssl:nbd"
+            ),
         ),
         (
             ssh("/vmfs/volumes/ds/a.b/vm.1.vmdk", None, Login::Password(SECRET.into())),
             ALL,
             format!(
-                "{COMMON}|{filters}|ssh|password=+<sealed>|host=esx|path=/vmfs/volumes/ds/a.b/vm.1-flat.vmdk|user=root|{log}"
+                "{VERBOSE}|{COMMON}|{filters}|ssh|password=+<sealed>|host=esx|path=/vmfs/volumes/ds/a.b/vm.1-flat.vmdk|user=root|{log}"
             ),
         ),
         (
             ssh("/vmfs/volumes/d.s/vm", Some(2222), agent()),
             none,
-            format!("{COMMON}|ssh|host=esx|path=/vmfs/volumes/d.s/vm-flat|user=root|port=2222"),
+            format!("{VERBOSE}|{COMMON}|ssh|host=esx|path=/vmfs/volumes/d.s/vm-flat|user=root|port=2222"),
         ),
         (Export::File { path: "/a=b/c".into() }, ALL, format!("{COMMON}|file|file=/a=b/c")),
         (
             image("/a,b/json:{}", ImageFormat::Qcow2),
             ALL,
             format!("{qemu}|driver=qcow2,file.filename=/a,,b/json:{{}}"),
+        ),
+        (
+            Export::Image {
+                path: "/x,y.ova".into(),
+                format: ImageFormat::Vmdk,
+                window: Some(Window { offset: 1536, size: 512 }),
+            },
+            none,
+            format!(
+                "{qemu}|driver=vmdk,file.driver=raw,file.offset=1536,file.size=512,file.file.filename=/x,,y.ova"
+            ),
         ),
         (image("nbd:x:1", ImageFormat::Vpc), none, format!("{qemu}|driver=vpc,file.filename=nbd:x:1")),
     ] {
