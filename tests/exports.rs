@@ -203,6 +203,7 @@ async fn a_server_that_is_killed_is_noticed() {
 fn vddk(password: &str, libdir: &Path) -> Export {
     Export::Vddk {
         server: "vc.example.com".to_owned(),
+        port: None,
         user: "administrator@vsphere.local".to_owned(),
         password: password.into(),
         moref: "vm-62".to_owned(),

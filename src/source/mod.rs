@@ -14,6 +14,7 @@ use crate::plan;
 
 pub mod local;
 pub mod ssh;
+pub mod vsphere;
 
 /// What went wrong with a source.
 #[derive(Debug, thiserror::Error)]

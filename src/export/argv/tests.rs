@@ -11,6 +11,7 @@ const SECRET: &str = "hunter2-never-plain";
 fn vddk(snapshot: Option<&str>, transports: Option<&str>) -> Export {
     Export::Vddk {
         server: "vc.example.com".to_owned(),
+        port: None,
         user: "administrator@vsphere.local".to_owned(),
         password: SECRET.into(),
         moref: "vm-62".to_owned(),
@@ -20,6 +21,14 @@ fn vddk(snapshot: Option<&str>, transports: Option<&str>) -> Export {
         snapshot: snapshot.map(str::to_owned),
         transports: transports.map(str::to_owned),
     }
+}
+
+fn at_port(port: u16) -> Export {
+    let mut export = vddk(None, None);
+    if let Export::Vddk { port: place, .. } = &mut export {
+        *place = Some(port);
+    }
+    export
 }
 
 fn ssh(path: &str, port: Option<u16>, login: Login) -> Export {
@@ -56,6 +65,7 @@ fn argv_is_the_contracts() {
     let qemu = "--read-only|--persistent|--shared=64|--socket=/p/qemu-nbd-7.sock|--pid-file=/p/qemu-nbd-7.pid|--image-opts";
     for (export, filters, expected) in [
         (vddk(None, None), ALL, format!("{COMMON}|{filters}|{plugin}|{log}")),
+        (at_port(8989), none, format!("{COMMON}|{plugin}|port=8989")),
         (
             vddk(Some("snapshot-9"), Some("nbdssl:nbd")),
             retry,
