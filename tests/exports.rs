@@ -20,14 +20,14 @@ use virt_v2v_wrapper::export::{Export, Files, Filters, Login, Program};
 use virt_v2v_wrapper::process::{self, Exit};
 use virt_v2v_wrapper::source::local::ImageFormat;
 
-mod site;
+pub mod site;
 use site::{Ssh, find, have, nbdkit_with_vddk, private, qemu_img, raw_disk, run, skip};
 
 const PASSWORD: &str = "Zx81-!pass word'\"$-7431";
 /// A failure is told at once, and "at once" on a busy machine is this.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-async fn try_serve(program: &Path, export: &Export, private: &Path) -> Result<Server, ExportError> {
+pub async fn try_serve(program: &Path, export: &Export, private: &Path) -> Result<Server, ExportError> {
     let filters = match export.program() {
         Program::Nbdkit => Filters::probe(program, "test").await,
         Program::QemuNbd => Filters::default(),
@@ -43,7 +43,7 @@ async fn serve(program: &str, export: &Export, private: &Path) -> Server {
 }
 
 /// All that a client reads, over several connections.
-fn read_back(server: &Server, into: &Path) -> Vec<u8> {
+pub fn read_back(server: &Server, into: &Path) -> Vec<u8> {
     let uri = format!("nbd+unix:///?socket={}", server.socket().display());
     run(Command::new("nbdcopy").args(["--connections=4", &uri]).arg(into));
     fs::read(into).unwrap()
@@ -56,7 +56,7 @@ fn oracle(image: &Path, format: ImageFormat, into: &Path) -> Vec<u8> {
 }
 
 /// Stops the server, after which there must be no process, no socket and no pid file.
-async fn stop(server: Server, private: &Path) {
+pub async fn stop(server: Server, private: &Path) {
     let pid = server.pid();
     server.stop().await;
     assert!(process::exit_of(pid).is_some(), "still running");

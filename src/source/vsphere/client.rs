@@ -103,6 +103,8 @@ impl Client {
             // Neither the environment's proxies nor another server may see the password.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
+            // Shown in the list of sessions.
+            .user_agent(concat!("virt-v2v-wrapper/", env!("CARGO_PKG_VERSION")))
             .https_only(true)
             .connect_timeout(patience.connect)
             .timeout(patience.answer)
