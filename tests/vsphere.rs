@@ -7,9 +7,13 @@
 
 /// Certificates made by openssl.
 mod certificates;
-/// Sessions, faults, certificates, and servers that are slow, broken or bad.
+/// The scripted server's certificate and its clients.
+mod lab;
+/// Sessions that end, and servers that are slow, broken or bad.
 mod scripted;
 /// The scripted server.
 mod server;
 /// A simulated vCenter: machines are found, told, and their disks read.
 mod simulator;
+/// Certificates, logins, and what is in no log.
+mod trust;

@@ -1,154 +1,18 @@
-//! The client against the scripted server: what a simulator cannot do.
+//! The client against the scripted server: sessions that end, and servers that are slow, broken or bad.
 
-use std::io::Write;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use virt_v2v_wrapper::source::vsphere::address::Address;
 use virt_v2v_wrapper::source::vsphere::client::{Client, Patience};
-use virt_v2v_wrapper::source::vsphere::error::ClientError;
 use virt_v2v_wrapper::source::vsphere::inventory::{self, InventoryError};
-use virt_v2v_wrapper::source::vsphere::tls::Trust;
 
-use super::certificates::{Certificate, self_signed, signed_by};
-use super::server::{MACHINE, PASSWORD, Reply, Request, Server, http, names};
-use crate::exports::site::have;
-
-/// Quick enough for a test, long enough for a busy machine.
-const PATIENCE: Patience = Patience { connect: Duration::from_secs(20), answer: Duration::from_secs(20) };
-const NAME: &str = "web %2f db";
-
-struct Site {
-    directory: tempfile::TempDir,
-    certificate: Certificate,
-}
-
-/// `None`: the test is skipped.
-fn site() -> Option<Site> {
-    have(&["openssl"]).then(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let certificate = self_signed(directory.path(), "own");
-        Site { directory, certificate }
-    })
-}
-
-impl Site {
-    fn serve(&self, script: impl FnMut(&Request) -> Reply + Send + 'static) -> Server {
-        Server::start(&self.certificate, script)
-    }
-
-    fn pin(&self) -> Trust {
-        Trust::new(Some(&self.certificate.fingerprint("sha1")), false, None).unwrap()
-    }
-
-    async fn login(&self, server: &Server) -> Client {
-        login(server, self.pin()).await.unwrap()
-    }
-}
-
-async fn login(server: &Server, trust: Trust) -> Result<Client, ClientError> {
-    login_within(PATIENCE, server, trust).await
-}
-
-async fn login_within(patience: Patience, server: &Server, trust: Trust) -> Result<Client, ClientError> {
-    Client::login(&address(server.port), PASSWORD.into(), trust, patience).await
-}
-
-fn address(port: u16) -> Address {
-    Address::parse(&format!("vpx://DOM%5cme@127.0.0.1:{port}/DC/host")).unwrap()
-}
-
-fn usual(_: &Request) -> Reply {
-    Reply::Usual
-}
+use super::lab::{NAME, PATIENCE, address, login, login_within, site, usual};
+use super::server::{MACHINE, PASSWORD, Reply, http, names};
 
 /// Both algorithms, any spelling: the session begins, and VDDK gets the SHA-1 form whatever was given.
-#[tokio::test]
-async fn a_pinned_certificate_is_believed_in_every_form() {
-    let Some(site) = site() else { return };
-    let server = site.serve(usual);
-    let sha1 = site.certificate.fingerprint("sha1");
-    let sha256 = site.certificate.fingerprint("sha256");
-    for given in
-        [sha1.clone(), sha256.to_lowercase(), sha256.replace(':', ""), sha1.replace(':', "").to_lowercase()]
-    {
-        let trust = Trust::new(Some(&given), false, None).unwrap();
-        let client = login(&server, trust).await.unwrap_or_else(|error| panic!("{given}: {error}"));
-        assert_eq!(client.thumbprint(), sha1);
-        client.close().await;
-    }
-    assert_eq!(server.count("Login"), 4);
-    assert_eq!(server.count("Logout"), 4);
-}
-
 /// peers.md 6.3, row 28: refused with both values, `no_verify` or not, and nothing was said to the stranger.
-#[tokio::test]
-async fn another_certificate_is_refused_with_both_fingerprints() {
-    let Some(site) = site() else { return };
-    let server = site.serve(usual);
-    let other = self_signed(site.directory.path(), "other");
-    for algorithm in ["sha1", "sha256"] {
-        let pinned = other.fingerprint(algorithm);
-        let trust = Trust::new(Some(&pinned.to_lowercase()), true, None).unwrap();
-        let error = login(&server, trust).await.unwrap_err();
-        assert!(matches!(error, ClientError::Certificate { .. }), "{error:?}");
-        let sentence = error.to_string();
-        assert!(sentence.contains(&pinned), "{sentence}");
-        assert!(sentence.contains(&site.certificate.fingerprint(algorithm)), "{sentence}");
-    }
-    assert_eq!(server.methods(), Vec::<String>::new());
-}
-
 /// Without a fingerprint the site's authorities decide: signature and host name.
-#[tokio::test]
-async fn authorities_decide_where_nothing_is_pinned() {
-    let Some(site) = site() else { return };
-    let directory = site.directory.path();
-    let authority = self_signed(directory, "authority");
-    let signed = signed_by(directory, &authority, "signed", "127.0.0.1");
-    let elsewhere = signed_by(directory, &authority, "elsewhere", "127.0.0.2");
-    let bundle = |file: &PathBuf| Trust::new(None, false, Some(file)).unwrap();
-
-    let server = Server::start(&signed, usual);
-    let client = login(&server, bundle(&authority.file)).await.unwrap();
-    assert_eq!(client.thumbprint(), signed.fingerprint("sha1"));
-    client.close().await;
-
-    let own = site.serve(usual);
-    for (server, part) in
-        [(&own, "invalid peer certificate"), (&Server::start(&elsewhere, usual), "127.0.0.1")]
-    {
-        let error = login(server, bundle(&authority.file)).await.unwrap_err();
-        assert!(matches!(error, ClientError::Untrusted { .. }), "{error:?}");
-        let sentence = error.to_string();
-        assert!(sentence.contains(part) && sentence.contains("vmware_fingerprint"), "{sentence}");
-        assert_eq!(server.methods(), Vec::<String>::new());
-    }
-    // no_verify=1 without a fingerprint.
-    login(&own, Trust::new(None, true, None).unwrap()).await.unwrap().close().await;
-}
-
 /// The server's own words, who it was, what to check; not the password.
-#[tokio::test]
-async fn a_refused_login_is_a_sentence() {
-    let Some(site) = site() else { return };
-    let server = site.serve(usual);
-    let wrong = "not-the-password-5512";
-    let error = Client::login(&address(server.port), wrong.into(), site.pin(), PATIENCE)
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("Cannot complete login due to an incorrect user name or password (InvalidLogin)"),
-        "{error}"
-    );
-    assert!(error.contains("DOM\\me") && error.contains("vmware_password"), "{error}");
-    assert!(!error.contains(wrong), "{error}");
-    // A second try could lock the account.
-    assert_eq!(server.count("Login"), 1);
-}
-
 /// The first call has no version, for none is known; the others have the server's own.
 #[tokio::test]
 async fn the_servers_own_version_is_spoken() {
@@ -337,7 +201,25 @@ async fn what_is_no_answer_is_a_sentence() {
     }
 }
 
-/// Pages that never end, and a machine that is gone between two calls.
+/// Memory is bounded, however many machines a server claims to have.
+#[tokio::test]
+async fn pages_that_never_end_are_an_error() {
+    let Some(site) = site() else { return };
+    let page: Vec<(&str, &str)> = vec![("vm-1", "x"); 20_000];
+    let page = names(&page, "<token>again</token>");
+    let server = site.serve(move |request| {
+        let listing =
+            request.body.contains("<obj type=\"ContainerView\">") || request.body.contains("<token>");
+        if listing { Reply::Inside(page.clone()) } else { Reply::Usual }
+    });
+    let client = site.login(&server).await;
+    let error = inventory::by_name(&client, NAME).await.unwrap_err().to_string();
+    assert!(error.contains("without an end"), "{error}");
+    assert!(server.count("ContinueRetrievePropertiesEx") < 20);
+    client.close().await;
+}
+
+/// A machine that is gone between two calls, and a result that is none.
 #[tokio::test]
 async fn answers_that_do_not_fit_are_sentences() {
     let Some(site) = site() else { return };
@@ -357,45 +239,7 @@ async fn answers_that_do_not_fit_are_sentences() {
 }
 
 /// Everything that any library says, at the most talkative level, goes through here.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Heard {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Neither password nor session in any log, at any level, in any form; and the session cookie is the only state kept.
-#[tokio::test]
-async fn credentials_are_in_no_log() {
-    let Some(site) = site() else { return };
-    let heard = Heard::default();
-    let writer = heard.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
-    let server = site.serve(|request| if request.number == 3 { Reply::Expired } else { Reply::Usual });
-    let client = site.login(&server).await;
-    inventory::by_name(&client, NAME).await.unwrap();
-    tracing::debug!("{client:?}");
-    client.close().await;
-    drop(guard);
-    let heard = String::from_utf8_lossy(&heard.0.lock().unwrap()).into_owned();
-    assert!(heard.contains("logging in again"), "nothing was heard: {heard}");
-    for secret in [PASSWORD, "Zx81", "7431", "session-1", "session-2"] {
-        assert!(!heard.contains(secret), "{secret} in {heard}");
-    }
-    assert!(server.requests().iter().any(|request| request.session.as_deref() == Some("session-2")));
-}
-
 /// Names of hostile length and content are data.
 #[tokio::test]
 async fn a_machine_called_anything_is_found() {

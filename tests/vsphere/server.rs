@@ -348,7 +348,13 @@ fn fault(kind: &str, words: &str) -> Vec<u8> {
         "<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{words}</faultstring><detail>\
          <{kind}Fault xmlns=\"urn:vim25\" xsi:type=\"{kind}\"></{kind}Fault></detail></soapenv:Fault>"
     );
-    http("500 Internal Server Error", "", &envelope(&content))
+    // As a vCenter does: a session that nobody has logged in to.
+    let cookie = if kind == "NotAuthenticated" {
+        "Set-Cookie: vmware_soap_session=\"nobody\"; Path=/\r\n"
+    } else {
+        ""
+    };
+    http("500 Internal Server Error", cookie, &envelope(&content))
 }
 
 /// A whole HTTP response.

@@ -13,7 +13,7 @@ use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::address::Address;
-use super::error::ClientError;
+use super::error::{ClientError, reason};
 use super::properties::{self, Object, Of};
 use super::soap::{self, Answer, Call, Element, Reference};
 use super::tls::{self, Seen, Trust};
@@ -21,10 +21,13 @@ use crate::json::one_line;
 
 /// Most bytes of one answer. A machine with 60 disks and many snapshots is half a megabyte.
 pub(super) const MOST_ANSWER: usize = 16 << 20;
-/// Most pages of one retrieval: four million objects. A server that never ends is not believed.
-const MOST_PAGES: usize = 20_000;
+/// Most objects and pages of one retrieval: a server that never ends is not believed. A vCenter has 45,000 machines at
+/// most.
+const MOST_OBJECTS: usize = 200_000;
+const MOST_PAGES: usize = 2_000;
 /// How rustls begins what is wrong with a certificate.
 const BAD_CERTIFICATE: &str = "invalid peer certificate";
+const LOGIN: &str = "Login";
 const SESSION_COOKIE: &str = "vmware_soap_session=";
 
 /// How long a server may take.
@@ -199,6 +202,7 @@ impl Client {
             let page = self.page(&call).await?;
             objects.extend(page.objects);
             match page.token {
+                Some(_) if objects.len() > MOST_OBJECTS => break,
                 Some(token) => call = properties::next(&self.service.collector, &token),
                 None => return Ok(objects),
             }
@@ -255,7 +259,7 @@ impl Client {
         }
         // A cookie of the old session could be taken for a wish to keep it.
         self.session().cookie = None;
-        let call = Call::new("Login", &self.service.sessions)
+        let call = Call::new(LOGIN, &self.service.sessions)
             .text("userName", &self.user)
             .text("password", self.password.expose_secret());
         match self.answer(&call).await? {
@@ -264,7 +268,7 @@ impl Client {
                 Err(ClientError::Login { url, user, fault })
             }
             Answer::Response(_) if self.session().cookie.is_none() => {
-                Err(self.incomplete("Login", "a session"))
+                Err(self.incomplete(LOGIN, "a session"))
             }
             Answer::Response(_) => {
                 self.session().logins += 1;
@@ -327,7 +331,11 @@ impl Client {
         if !status.is_success() && status != StatusCode::INTERNAL_SERVER_ERROR {
             return Err(ClientError::Status { url, method, status });
         }
-        self.keep_cookie(response.headers());
+        // Servers also give one with a refusal, of a session that nobody has logged in to; it must not replace that of a
+        // login in between.
+        if method == LOGIN {
+            self.keep_cookie(response.headers());
+        }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MOST_ANSWER {
@@ -359,7 +367,7 @@ impl Client {
     fn keep_cookie(&self, headers: &HeaderMap) {
         let texts = headers.get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
         let cookies = texts.filter_map(|text| text.split(';').next()).map(str::trim);
-        if let Some(cookie) = cookies.filter(|cookie| cookie.starts_with(SESSION_COOKIE)).last() {
+        if let Some(cookie) = cookies.rev().find(|cookie| cookie.starts_with(SESSION_COOKIE)) {
             self.session().cookie = Some(cookie.into());
         }
     }
@@ -379,21 +387,6 @@ impl Client {
                 ClientError::Untrusted { url, bundle: bundle.clone(), reason }
             }
             _ => ClientError::Unreachable { url, reason },
-        }
-    }
-}
-
-/// The innermost cause: what stands around it only says that a request failed. Without the URL, which stands in our
-/// sentence.
-fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &(dyn std::error::Error + 'static) = &error;
-    loop {
-        // An I/O error gives its content's source as its own, so the content itself would be left out.
-        let content = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        match content.map(|content| content as &(dyn std::error::Error + 'static)).or(cause.source()) {
-            Some(inner) => cause = inner,
-            None => return one_line(&cause.to_string(), 300),
         }
     }
 }

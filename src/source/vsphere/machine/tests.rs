@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::source::vsphere::properties::page;
 use crate::source::vsphere::soap::{Answer, parse};
@@ -172,4 +174,37 @@ fn a_machine_that_is_not_told_is_refused_with_the_reason() {
         error,
         "disk 3002 of VM \"x\" (7) has no file behind it that vSphere names: its kind is SparseVer2"
     );
+}
+
+/// Takes children away, doubles them, and changes texts, as `choices` say.
+fn damage(element: &mut Element, choices: &mut std::vec::IntoIter<u8>) {
+    match choices.next().unwrap_or(255) {
+        0..4 => element.children.clear(),
+        4..8 => element.children.extend(element.children.first().cloned()),
+        8..12 => element.text = "-99999999999999999999".to_owned(),
+        12..16 => element.text = "[".to_owned(),
+        16..20 => element.kind = Some("\u{e9}BackingInfo".to_owned()),
+        20..24 => element.target = None,
+        24..28 => element.children.truncate(1),
+        _ => {}
+    }
+    for child in &mut element.children {
+        damage(child, choices);
+    }
+}
+
+proptest! {
+    /// Whatever a server leaves out or mixes up: a machine or an error.
+    #[test]
+    fn no_description_panics(choices in proptest::collection::vec(any::<u8>(), 700)) {
+        let Answer::Response(mut response) = parse(VCENTER.as_bytes()).unwrap() else { panic!("a fault") };
+        damage(&mut response, &mut choices.into_iter());
+        for object in page(&response).objects {
+            referred(&object);
+            if let Ok(told) = machine(&object, "x", &names()) {
+                told.mark(0);
+                prop_assert_eq!(told.backings.len(), told.guest.disks.len());
+            }
+        }
+    }
 }
