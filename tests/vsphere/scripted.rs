@@ -152,6 +152,27 @@ async fn a_keepalive_begins_a_lost_session_again() {
     client.close().await;
 }
 
+/// What else sets the cookie is a session that nobody has logged in to.
+#[tokio::test]
+async fn only_a_login_gives_a_session() {
+    let Some(site) = site() else { return };
+    let server = site.serve(|request| match request.number {
+        2 => Reply::Raw(http(
+            "500 Internal Server Error",
+            "Set-Cookie: vmware_soap_session=\"nobody\"; Path=/\r\n",
+            "<s:Envelope xmlns:s='e'><s:Body><s:Fault><faultstring>Too busy.</faultstring></s:Fault></s:Body></s:Envelope>",
+        )),
+        _ => Reply::Usual,
+    });
+    let client = site.login(&server).await;
+    let error = client.keep_alive().await.unwrap_err().to_string();
+    assert!(error.ends_with("refuses RetrievePropertiesEx: Too busy."), "{error}");
+    client.keep_alive().await.unwrap();
+    client.close().await;
+    assert_eq!((server.count("Login"), server.count("Logout")), (1, 1));
+    assert!(server.requests().iter().all(|request| request.session.as_deref() != Some("nobody")));
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_a_sentence_with_the_time() {
     let Some(site) = site() else { return };
