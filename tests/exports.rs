@@ -27,7 +27,7 @@ const PASSWORD: &str = "Zx81-!pass word'\"$-7431";
 /// A failure is told at once, and "at once" on a busy machine is this.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-async fn try_serve(program: &Path, export: &Export, private: &Path) -> Result<Server, ExportError> {
+pub async fn try_serve(program: &Path, export: &Export, private: &Path) -> Result<Server, ExportError> {
     let filters = match export.program() {
         Program::Nbdkit => Filters::probe(program, "test").await,
         Program::QemuNbd => Filters::default(),
@@ -43,7 +43,7 @@ async fn serve(program: &str, export: &Export, private: &Path) -> Server {
 }
 
 /// All that a client reads, over several connections.
-fn read_back(server: &Server, into: &Path) -> Vec<u8> {
+pub fn read_back(server: &Server, into: &Path) -> Vec<u8> {
     let uri = format!("nbd+unix:///?socket={}", server.socket().display());
     run(Command::new("nbdcopy").args(["--connections=4", &uri]).arg(into));
     fs::read(into).unwrap()
@@ -56,7 +56,7 @@ fn oracle(image: &Path, format: ImageFormat, into: &Path) -> Vec<u8> {
 }
 
 /// Stops the server, after which there must be no process, no socket and no pid file.
-async fn stop(server: Server, private: &Path) {
+pub async fn stop(server: Server, private: &Path) {
     let pid = server.pid();
     server.stop().await;
     assert!(process::exit_of(pid).is_some(), "still running");
@@ -207,6 +207,7 @@ async fn a_server_that_is_killed_is_noticed() {
 fn vddk(password: &str, libdir: &Path) -> Export {
     Export::Vddk {
         server: "vc.example.com".to_owned(),
+        port: None,
         user: "administrator@vsphere.local".to_owned(),
         password: password.into(),
         moref: "vm-62".to_owned(),

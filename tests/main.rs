@@ -29,5 +29,8 @@ mod state_reader;
 /// The verbs beside the document on stdin: `watch`, `jobs`, `schema`, and mistakes.
 mod verbs;
 
+/// vSphere's client, against a scripted server and against govmomi's simulator.
+mod vsphere;
+
 /// What the suites stand on: a job's private surroundings, a watcher of its processes, a comparer of JSON.
 mod rig;

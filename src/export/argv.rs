@@ -22,6 +22,7 @@ impl Export {
         match self {
             Export::Vddk {
                 server,
+                port,
                 user,
                 password,
                 moref,
@@ -44,6 +45,9 @@ impl Export {
                 line.add(joined("libdir=", libdir));
                 line.add(format!("file={file}"));
                 line.add(format!("user={user}"));
+                if let Some(port) = port {
+                    line.add(format!("port={port}"));
+                }
                 if let Some(snapshot) = snapshot {
                     line.add(format!("snapshot={snapshot}"));
                 }

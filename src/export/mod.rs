@@ -25,6 +25,8 @@ pub enum Export {
     Vddk {
         /// vCenter or ESXi host.
         server: String,
+        /// Its port, if not 443.
+        port: Option<u16>,
         /// Its user.
         user: String,
         /// The user's password.

@@ -22,6 +22,7 @@ pub mod image;
 pub mod local;
 pub mod ova;
 pub mod ssh;
+pub mod vsphere;
 
 /// What went wrong with a source.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +50,9 @@ pub enum SourceError {
     /// A guest of a host, for the copy engine.
     #[error(transparent)]
     Guest(#[from] ssh::guest::GuestError),
-    /// Not there yet.
-    #[error("this version cannot copy the disks of a VMware guest over vddk itself: leave two_phase out")]
-    NotYet,
+    /// A guest of vSphere, for the copy engine.
+    #[error(transparent)]
+    Vsphere(#[from] vsphere::VsphereError),
 }
 
 /// A source made ready for virt-v2v.
@@ -111,7 +112,7 @@ pub async fn open(job: &Job, private: &Path) -> Result<Session, SourceError> {
 pub async fn open_disks(job: &Job, private: &Path) -> Result<Opened, SourceError> {
     let (plan, tag) = (&job.plan, &job.files.tag);
     match &plan.source {
-        plan::Source::Vddk { .. } => Err(SourceError::NotYet),
+        plan::Source::Vddk { .. } => Ok(vsphere::open(job).await?),
         plan::Source::Ssh { uri, key } => {
             let (host, vmx) = Host::of(uri, ssh::start_agent(tag, key, private).await?)?;
             Ok(ssh::guest::open(&host, &vmx, &plan.vm_name, tag).await?)
@@ -123,6 +124,10 @@ pub async fn open_disks(job: &Job, private: &Path) -> Result<Opened, SourceError
 /// The marks of the disks as they are now, in their order: one that differs from [`SourceDisk::mark`] belongs to a disk
 /// that was written to since.
 pub async fn marks(job: &Job, opened: &Opened) -> Result<Vec<Option<String>>, SourceError> {
+    if matches!(job.plan.source, plan::Source::Vddk { .. }) {
+        let now = vsphere::open(job).await?;
+        return Ok(now.disks.into_iter().map(|disk| disk.mark).collect());
+    }
     let mut marks = Vec::new();
     for disk in &opened.disks {
         marks.push(match &disk.export {

@@ -12,6 +12,7 @@ const SECRET: &str = "hunter2-never-plain";
 fn vddk(snapshot: Option<&str>, transports: Option<&str>) -> Export {
     Export::Vddk {
         server: "vc.example.com".to_owned(),
+        port: None,
         user: "administrator@vsphere.local".to_owned(),
         password: SECRET.into(),
         moref: "vm-62".to_owned(),
@@ -21,6 +22,14 @@ fn vddk(snapshot: Option<&str>, transports: Option<&str>) -> Export {
         snapshot: snapshot.map(str::to_owned),
         transports: transports.map(str::to_owned),
     }
+}
+
+fn at_port(port: u16) -> Export {
+    let mut export = vddk(None, None);
+    if let Export::Vddk { port: place, .. } = &mut export {
+        *place = Some(port);
+    }
+    export
 }
 
 fn ssh(path: &str, port: Option<u16>, login: Login) -> Export {
@@ -57,6 +66,7 @@ fn argv_is_the_contracts() {
     let qemu = "--read-only|--persistent|--shared=64|--socket=/p/qemu-nbd-7.sock|--pid-file=/p/qemu-nbd-7.pid|--image-opts";
     for (export, filters, expected) in [
         (vddk(None, None), ALL, format!("{VERBOSE}|-D|vddk.datapath=0|{COMMON}|{filters}|{plugin}|{log}")),
+        (at_port(8989), none, format!("{VERBOSE}|-D|vddk.datapath=0|{COMMON}|{plugin}|port=8989")),
         (
             vddk(Some("snapshot-9"), Some("nbdssl:nbd")),
             retry,

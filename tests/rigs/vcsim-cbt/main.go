@@ -17,9 +17,10 @@
 // -config FILE is JSON:
 //
 //	[{"vm":"DC0_H0_VM0","uuid":"...","disks":["/path/a.raw","/path/b.raw"],"firmware":"efi","guest":"rhel8_64Guest",
-//	  "memory":1024,"off":true}]
+//	  "memory":1024,"off":true,"name":"another name"}]
 //
-// memory is in MiB (the simulator's own VMs have 32, too little to convert); off
+// name renames it (two may get the same name: with -dc 2 there are two data
+// centers); memory is in MiB (the simulator's own VMs have 32, too little to convert); off
 // switches the VM off (virt-v2v refuses a running one).
 //
 // For every VM named there the directory DIR/<moref>/live/ holds a link
@@ -53,6 +54,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
@@ -64,6 +66,7 @@ const block = 64 * 1024
 
 type vmConf struct {
 	VM, UUID, Firmware, Guest string
+	Name                      string
 	Disks                     []string
 	Memory                    int32
 	Off                       bool
@@ -124,10 +127,23 @@ func (s *sim) PutObject(o mo.Reference) {
 	}
 	sn.Config.Hardware.Device = devs
 }
-func (s *sim) UpdateObject(mo.Reference, []types.PropertyChange) {}
-func (s *sim) RemoveObject(ref types.ManagedObjectReference)     {}
-func (s *sim) Reference() (r types.ManagedObjectReference)       { return }
-func key(vm string, k int32, id string) string                   { return fmt.Sprintf("%s/%d/%s", vm, k, id) }
+
+// vCenter changes config.changeVersion when the .vmx is written, as it is by
+// switching on and off; the package leaves it empty.
+func (s *sim) UpdateObject(o mo.Reference, changes []types.PropertyChange) {
+	vm, ok := o.(*mo.VirtualMachine)
+	if !ok || vm.Config == nil {
+		return
+	}
+	for _, c := range changes {
+		if c.Name == "runtime.powerState" {
+			vm.Config.ChangeVersion = time.Now().UTC().Format(time.RFC3339Nano)
+		}
+	}
+}
+func (s *sim) RemoveObject(ref types.ManagedObjectReference) {}
+func (s *sim) Reference() (r types.ManagedObjectReference)   { return }
+func key(vm string, k int32, id string) string               { return fmt.Sprintf("%s/%d/%s", vm, k, id) }
 
 // typed gives the members of an ArrayOfX their xsi:type, as vCenter does and
 // libvirt's esx driver requires ("AnyType is missing 'type' property").
@@ -265,6 +281,10 @@ func (s *sim) configure(confs []vmConf) {
 		if vm == nil {
 			log.Fatalf("no VM named %s", c.VM)
 		}
+		vm.Config.ChangeVersion = time.Now().UTC().Format(time.RFC3339Nano)
+		if c.Name != "" {
+			vm.Name, vm.Config.Name, vm.Summary.Config.Name = c.Name, c.Name, c.Name
+		}
 		if c.UUID != "" {
 			vm.Config.Uuid, vm.Summary.Config.Uuid = c.UUID, c.UUID
 		}
@@ -379,9 +399,11 @@ func main() {
 	user := flag.String("user", "", "user:password to insist on (default: any non-empty)")
 	flag.BoolVar(&simulator.Trace, "trace", false, "log SOAP bodies on stderr")
 	vms := flag.Int("vm", 2, "VMs per resource pool")
+	dcs := flag.Int("dc", 1, "data centers")
 	flag.Parse()
 	m := simulator.VPX()
 	m.Machine = *vms
+	m.Datacenter = *dcs
 	if err := m.Create(); err != nil {
 		log.Fatal(err)
 	}

@@ -1,0 +1,191 @@
+//! VMware through vSphere's own API: what a two-phase conversion must know of a machine before its disks are read.
+//!
+//! ```text
+//! vmware_uri ─► address ─┐                       soap, properties: text ─► values
+//! vmware_fingerprint ─► tls ─► client ─► inventory ─► machine ─► Opened: one vddk export a disk
+//! ```
+//!
+//! A SOAP client of our own, for about a dozen methods (crates.md 3.12): `urn:vim25` is the same from 5.5 to 9, on vCenters
+//! and on hosts. Pure: [`address`], [`soap`], [`properties`], [`machine`], [`error`]. Edges: [`client`], [`inventory`].
+//! One-phase conversions do not come here: virt-v2v asks libvirt.
+//!
+//! [`open`] is all that a cold copy needs: nbdkit's vddk plugin has a session of its own. What must watch the machine
+//! while it is copied holds a [`Vsphere`], keeps it alive, and closes it.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+use crate::export::Export;
+use crate::job::Job;
+use crate::plan;
+use crate::source::{Opened, SourceDisk};
+
+pub mod address;
+pub mod client;
+pub mod error;
+pub mod inventory;
+pub mod machine;
+pub mod properties;
+pub mod soap;
+pub mod tls;
+
+use address::{Address, Kind};
+use client::{Client, Patience};
+use machine::{Inventory, PowerState};
+use tls::Trust;
+
+/// Largest read of a disk in bytes: what an ESXi host answers in one piece, and what a vCenter's NFC memory bears
+/// (contract.md 6.3; peers.md 6.3, row 23).
+const READ_OF_HOST: u32 = 23 << 20;
+const READ_OF_VCENTER: u32 = 2 << 20;
+/// Each connection is a disk opened by VDDK, so an NFC session of the host, which has few for all disks of all jobs
+/// (peers.md 6.3, row 24). Requests on one of them overlap anyhow.
+const CONNECTIONS: usize = 1;
+/// Over the network only. Left to itself VDDK also tries to attach the disk to the machine it runs in, which a killed job
+/// would leave attached; with snapshots it fails without this (peers.md 6.3, row 26).
+const TRANSPORTS: &str = "nbdssl:nbd";
+
+/// The machine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum VsphereError {
+    /// The plan is about something else.
+    #[error("the source of this job is not VMware over VDDK")]
+    OtherSource,
+    /// `vmware_uri`.
+    #[error(transparent)]
+    Address(#[from] address::AddressError),
+    /// `vmware_fingerprint`.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// The server.
+    #[error(transparent)]
+    Client(#[from] error::ClientError),
+    /// The machine is not found.
+    #[error(transparent)]
+    Inventory(#[from] inventory::InventoryError),
+    /// It is not off. Begins with the contract's words (6.3).
+    #[error("Cannot perform final copy for running VM \"{name}\" ({moref}): it is {}", state(*power))]
+    Running {
+        /// The machine.
+        name: String,
+        /// Its id.
+        moref: String,
+        /// What it does.
+        power: PowerState,
+    },
+    /// Nothing to copy.
+    #[error("VM \"{name}\" ({moref}) has no disk")]
+    NoDisk {
+        /// The machine.
+        name: String,
+        /// Its id.
+        moref: String,
+    },
+}
+
+fn state(power: PowerState) -> &'static str {
+    match power {
+        PowerState::Off => "off",
+        PowerState::On => "switched on. Shut it down and start the job again",
+        PowerState::Suspended => "suspended. Resume it, shut it down and start the job again",
+        PowerState::Unknown => {
+            "in a state that vSphere does not tell. See in the client that its host is connected, switch it off and \
+             start the job again"
+        }
+    }
+}
+
+/// Logs in, reads the machine of the plan, and logs out. Refuses a machine that is not off.
+///
+/// Opened again it gives other marks if the machine was switched on in between, and refuses it if it still is.
+pub async fn open(job: &Job) -> Result<Opened, VsphereError> {
+    let vsphere = Vsphere::connect(&job.plan).await?;
+    let opened = vsphere.open(&job.plan.vm_name).await;
+    vsphere.close().await;
+    opened
+}
+
+/// A session with the vSphere of a plan.
+#[derive(Debug)]
+pub struct Vsphere {
+    client: Client,
+    address: Address,
+    password: SecretString,
+    libdir: PathBuf,
+}
+
+impl Vsphere {
+    /// Logs in.
+    pub async fn connect(plan: &plan::Plan) -> Result<Self, VsphereError> {
+        let plan::Source::Vddk { uri, thumbprint, password, libdir } = &plan.source else {
+            return Err(VsphereError::OtherSource);
+        };
+        let address = Address::parse(uri)?;
+        let trust = Trust::new(Some(thumbprint), address.no_verify, None)?;
+        let client = Client::login(&address, password.clone(), trust, Patience::default()).await?;
+        Ok(Self { client, address, password: password.clone(), libdir: libdir.clone() })
+    }
+
+    /// The session itself, for further calls.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// All that is known of the machine of this name, running or not.
+    pub async fn machine(&self, name: &str) -> Result<Inventory, VsphereError> {
+        Ok(inventory::by_name(&self.client, name).await?)
+    }
+
+    /// The machine of this name with its disks ready to be served; refused unless it is off.
+    pub async fn open(&self, name: &str) -> Result<Opened, VsphereError> {
+        let machine = self.machine(name).await?;
+        let moref = machine.moref.clone();
+        tracing::info!("VM {name:?} is {moref} with {} disks", machine.backings.len());
+        if machine.power != PowerState::Off {
+            return Err(VsphereError::Running { name: name.to_owned(), moref, power: machine.power });
+        }
+        if machine.backings.is_empty() {
+            return Err(VsphereError::NoDisk { name: name.to_owned(), moref });
+        }
+        let disks = (0..machine.backings.len()).filter_map(|disk| self.disk(&machine, disk)).collect();
+        Ok(Opened { guest: machine.guest, disks, domain: None, warnings: Vec::new() })
+    }
+
+    /// Keeps the session, to be called every few minutes; begins a new one if it is lost.
+    pub async fn keep_alive(&self) -> Result<(), VsphereError> {
+        Ok(self.client.keep_alive().await?)
+    }
+
+    /// Logs out. A session that is only dropped is the server's for another 30 minutes.
+    pub async fn close(self) {
+        self.client.close().await;
+    }
+
+    fn disk(&self, machine: &Inventory, disk: usize) -> Option<SourceDisk> {
+        let backing = machine.backings.get(disk)?;
+        let export = Export::Vddk {
+            server: self.address.host.clone(),
+            port: self.address.unusual_port(),
+            user: self.address.user.clone(),
+            password: self.password.clone(),
+            moref: machine.moref.clone(),
+            thumbprint: self.client.thumbprint(),
+            libdir: self.libdir.clone(),
+            file: backing.file.clone(),
+            // The machine is off: its newest file is what it would start from.
+            snapshot: None,
+            transports: Some(TRANSPORTS.to_owned()),
+        };
+        Some(SourceDisk {
+            export,
+            absolute_path: backing.absolute_path.clone(),
+            mark: machine.mark(disk),
+            read_size: match self.address.kind {
+                Kind::Host => READ_OF_HOST,
+                Kind::Vcenter => READ_OF_VCENTER,
+            },
+            connections: CONNECTIONS,
+        })
+    }
+}

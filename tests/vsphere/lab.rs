@@ -1,0 +1,60 @@
+//! What the suites with the scripted server stand on: a certificate of its own, and clients that trust it.
+
+use std::time::Duration;
+
+use virt_v2v_wrapper::source::vsphere::address::Address;
+use virt_v2v_wrapper::source::vsphere::client::{Client, Patience};
+use virt_v2v_wrapper::source::vsphere::error::ClientError;
+use virt_v2v_wrapper::source::vsphere::tls::Trust;
+
+use super::certificates::{Certificate, self_signed};
+use super::server::{PASSWORD, Reply, Request, Server};
+use crate::exports::site::have;
+
+/// Quick enough for a test, long enough for a busy machine.
+pub const PATIENCE: Patience = Patience { connect: Duration::from_secs(20), answer: Duration::from_secs(20) };
+pub const NAME: &str = "web %2f db";
+
+pub struct Site {
+    pub directory: tempfile::TempDir,
+    pub certificate: Certificate,
+}
+
+/// `None`: the test is skipped.
+pub fn site() -> Option<Site> {
+    have(&["openssl"]).then(|| {
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = self_signed(directory.path(), "own");
+        Site { directory, certificate }
+    })
+}
+
+impl Site {
+    pub fn serve(&self, script: impl FnMut(&Request) -> Reply + Send + 'static) -> Server {
+        Server::start(&self.certificate, script)
+    }
+
+    pub fn pin(&self) -> Trust {
+        Trust::new(Some(&self.certificate.fingerprint("sha1")), false, None).unwrap()
+    }
+
+    pub async fn login(&self, server: &Server) -> Client {
+        login(server, self.pin()).await.unwrap()
+    }
+}
+
+pub async fn login(server: &Server, trust: Trust) -> Result<Client, ClientError> {
+    login_within(PATIENCE, server, trust).await
+}
+
+pub async fn login_within(patience: Patience, server: &Server, trust: Trust) -> Result<Client, ClientError> {
+    Client::login(&address(server.port), PASSWORD.into(), trust, patience).await
+}
+
+pub fn address(port: u16) -> Address {
+    Address::parse(&format!("vpx://DOM%5cme@127.0.0.1:{port}/DC/host")).unwrap()
+}
+
+pub fn usual(_: &Request) -> Reply {
+    Reply::Usual
+}
