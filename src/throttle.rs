@@ -4,7 +4,7 @@
 //! The limits of the start come from the document's `throttling`; while the job runs a client writes others into the
 //! throttling file.
 //!
-//! * [`file`] watches the throttling file
+//! * [`mod@file`] watches the throttling file
 //! * [`bucket`] limits what the program copies itself
 //! * [`rate_file`] limits what virt-v2v copies
 //! * [`cgroup`] limits the processors

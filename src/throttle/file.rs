@@ -153,10 +153,7 @@ impl Watch {
         let error = |source| FileError::Io { path: path.clone(), source };
         let there = match path.symlink_metadata() {
             Ok(there) => there,
-            Err(missing) if missing.kind() == ErrorKind::NotFound => {
-                (self.doubtful, self.left) = (None, None);
-                return Ok(Found::Nothing);
-            }
+            Err(missing) if missing.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(other) => return self.once((0, 0, 0, None), error(other)),
         };
         // Asked before it is opened: opening a device may do things.
@@ -181,13 +178,12 @@ impl Watch {
         self.doubtful = None;
         match delete(&path, &there) {
             Ok(()) => result,
-            // Read once, it must not be read for ever; and the client must learn why it stays.
+            // It is read again and again, and counts once.
+            Err(_) if self.left == Some(seen) => Ok(Found::Nothing),
             Err(other) => {
                 tracing::warn!("{} was read and could not be deleted: {other}", path.display());
-                match self.left.replace(seen) {
-                    Some(before) if before == seen => Ok(Found::Nothing),
-                    _ => result,
-                }
+                self.left = Some(seen);
+                result
             }
         }
     }
