@@ -33,16 +33,6 @@ use crate::signals::Signals;
 use crate::v2v::args;
 use crate::v2v::output::Drivers;
 
-/// Where an interrupted job stopped.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Earlier {
-    /// Before its conversion was complete, or there was none: converted is from the copies.
-    #[default]
-    NotConverted,
-    /// After it: only commits are missing.
-    Converted(Replay),
-}
-
 /// What is left of a conversion whose commits were interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replay {
@@ -67,10 +57,11 @@ impl Replay {
     }
 }
 
-/// Reads it from the interrupted job's journal.
-pub fn earlier(entries: &[Entry]) -> Earlier {
+/// Reads it from the interrupted job's journal. `None`: it stopped before its conversion was complete, or it is the
+/// user's already.
+pub fn earlier(entries: &[Entry]) -> Option<Replay> {
     if !journal::can_be_committed(entries) {
-        return Earlier::NotConverted;
+        return None;
     }
     let mut found = None;
     for entry in entries {
@@ -89,7 +80,7 @@ pub fn earlier(entries: &[Entry]) -> Earlier {
             _ => {}
         }
     }
-    found.map_or(Earlier::NotConverted, Earlier::Converted)
+    found
 }
 
 /// The copies are not converted.
@@ -141,8 +132,8 @@ pub struct Task<'a> {
     pub domain: Option<&'a str>,
     /// All disks of the guest, in its order.
     pub copies: &'a [Placed],
-    /// Where an interrupted job stopped, if this one resumes it.
-    pub earlier: &'a Earlier,
+    /// What [`earlier`] found of the job that this one resumes: then only the commits are done.
+    pub earlier: Option<&'a Replay>,
 }
 
 /// Converts the copies, or finishes what an earlier job began to commit. Gives what the converted guest has drivers for.
@@ -159,8 +150,8 @@ pub async fn run(
     let Some(two_phase) = &job.plan.two_phase else { return Err(InPlaceError::NotPlanned) };
     let mut stage = Stage { job, programs: &two_phase.programs, recorder, journal, signals };
     let (overlays, replay) = match task.earlier {
-        Earlier::NotConverted => stage.convert(task).await?,
-        Earlier::Converted(replay) => (stage.take_over(task, replay).await?, replay.clone()),
+        None => stage.convert(task).await?,
+        Some(replay) => (stage.take_over(task, replay).await?, replay.clone()),
     };
     stage.recorder.apply_now(Event::Entered(Phase::Committing));
     for overlay in &overlays {
@@ -338,16 +329,10 @@ mod tests {
         ];
         let committed = [None, None, Some(0), Some(0), Some(1), Some(1), Some(2), None];
         for (length, committed) in committed.into_iter().enumerate() {
-            let expected = match committed {
-                None => Earlier::NotConverted,
-                Some(disks) => Earlier::Converted(replay((0..disks).collect())),
-            };
+            let expected = committed.map(|disks| replay((0..disks).collect()));
             assert_eq!(earlier(&whole[..length]), expected, "{length} lines");
         }
         // One that took it over and was killed at once knows as much.
-        assert_eq!(
-            earlier(&[replay(BTreeSet::from([1])).entry()]),
-            Earlier::Converted(replay(BTreeSet::from([1])))
-        );
+        assert_eq!(earlier(&[replay(BTreeSet::from([1])).entry()]), Some(replay(BTreeSet::from([1]))));
     }
 }
