@@ -212,12 +212,15 @@ impl Stage<'_> {
         };
         let line = args::in_place(&self.job.plan, paths);
         let program = &self.programs.virt_v2v_in_place;
-        let converted =
+        let mut converted =
             convert::convert_in_place(self.job, program, line, self.recorder, self.journal, self.signals)
                 .await?;
         // Its pid is nobody's now; killing this one cancels the job (design.md "Processes").
         self.recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         if converted.exit != Exit::Code(0) {
+            if overlay::is_full(directory) {
+                converted.evidence.no_space();
+            }
             return Err(InPlaceError::NotConverted(Box::new(converted)));
         }
         if let Some(convert::Stopped::Cancelled(signal)) = converted.stopped {
