@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::convert::{self, ConvertError, Converted};
+use crate::convert::{self, ConvertError, Converted, Converter};
 use crate::domain::{self, DomainError, Placed};
 use crate::event::Event;
 use crate::guest::Guest;
@@ -211,10 +211,9 @@ impl Stage<'_> {
             ssh_auth_sock: None,
         };
         let line = args::in_place(&self.job.plan, paths);
-        let program = &self.programs.virt_v2v_in_place;
-        let mut converted =
-            convert::convert_in_place(self.job, program, line, self.recorder, self.journal, self.signals)
-                .await?;
+        let converter = Converter::InPlace { program: &self.programs.virt_v2v_in_place, overlays: directory };
+        let Stage { job, recorder, journal, signals, .. } = self;
+        let mut converted = convert::convert_with(converter, job, line, recorder, journal, signals).await?;
         // Its pid is nobody's now; killing this one cancels the job (design.md "Processes").
         self.recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         if converted.exit != Exit::Code(0) {

@@ -209,6 +209,12 @@ fn judge(converted: Converted) -> Result<(), Failure> {
             ),
             outcome: Outcome::Failed,
         }),
+        (Some(Stopped::NoRoom), _) => Err(Failure {
+            message: "The conversion host's temporary directory has no room left for what the conversion writes: free \
+                      space there, or name another one (`tmp_dir` of the site configuration), and resume the job"
+                .to_owned(),
+            outcome: Outcome::Failed,
+        }),
         (Some(Stopped::Signalled(signal)), _) => Err(Failure {
             message: format!(
                 "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"

@@ -175,6 +175,59 @@ fn a_failed_conversion_leaves_the_copies_untouched() {
     assert!(!job.files.overlay_directory(&bench.site.path("tmp")).exists());
 }
 
+/// Rule: overlays that cannot grow end the job with a sentence. The appliance's qemu would stand still for ever.
+#[test]
+fn overlays_without_room_are_noticed() {
+    if !have() || !lab::root() && !lab::skip("only root mounts a small file system") {
+        return;
+    }
+    if !alone("overlays_without_room_are_noticed") {
+        return;
+    }
+    let bench = Bench::new();
+    let before = bench.contents();
+    let tmp = bench.site.path("tmp");
+    // virt-v2v wants 1 GB there when it begins; later it looks no more.
+    let small = Small::mount(&tmp);
+    let job = bench.job("small");
+    let result = bench.run(&job, None, || {
+        until("inspection", || {
+            let log = fs::read_to_string(job.files.v2v_log()).ok()?;
+            log.contains("Inspecting the source").then_some(())
+        });
+        small.shrink();
+    });
+    let Err(InPlaceError::NotConverted(converted)) = result else { panic!("{result:?}") };
+    let sentence = converted.evidence.sentence(converted.exit);
+    assert_eq!(converted.stopped, Some(Stopped::NoRoom), "{sentence}");
+    assert!(bench.contents() == before);
+    assert!(!job.files.overlay_directory(&tmp).exists());
+}
+
+/// A small file system, unmounted in the end.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: &Path) -> Self {
+        lab::run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "tmpfs"]).arg(path));
+        Self(path.to_owned())
+    }
+
+    /// From now on next to nothing more has room.
+    fn shrink(&self) {
+        let used = nix::sys::statvfs::statvfs(&self.0).unwrap();
+        let bytes = (used.blocks() - used.blocks_free()) * used.fragment_size() + (128 << 10);
+        lab::run(Command::new("mount").args(["-o", &format!("remount,size={bytes}")]).arg(&self.0));
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: after a failure something may still be there.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
+}
+
 /// Rule: what we word, the real tool understands as it was meant: name, memory, processors, firmware, buses.
 #[test]
 fn the_real_tool_reads_what_we_write() {
