@@ -13,20 +13,25 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use crate::event::Event;
-use crate::follow::{Tail, Watch};
+use crate::follow::Watch;
 use crate::job::Job;
 use crate::journal::{Entry, Journal};
 use crate::leftovers;
 use crate::log::chain;
+use crate::overlay;
 use crate::process::{self, Exit, Tool};
 use crate::recorder::Recorder;
-use crate::secret::Scrubber;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
 use crate::throttle::Throttling;
 use crate::trace;
 use crate::v2v::args::CommandLine;
-use crate::v2v::output::{Drivers, DriversParser, LogParser, MachineLogParser};
+use crate::v2v::output::{Drivers, DriversParser};
+
+mod converter;
+
+pub use converter::Converter;
+use converter::Logs;
 
 /// A cancelled virt-v2v may take this long: SIGTERM is only acted on when a libguestfs call returns
 /// (virt-v2v-output.md 1, fact 7).
@@ -35,6 +40,11 @@ const TERM_PATIENCE: Duration = Duration::from_secs(30);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// An appliance that boots talks all the time (`-v -x` shows its console); a /dev/kvm that hangs is silent for ever.
 const APPLIANCE_SILENCE: Duration = Duration::from_secs(180);
+/// qemu stops its guest, here the appliance, when a write finds no room, and waits for somebody to tell it to go on.
+/// Nobody does (tried with virt-v2v-in-place 2.2: not a word for as long as one waits).
+const FULL_SILENCE: Duration = Duration::from_secs(30);
+/// How often the room of the overlays is looked at.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(10);
 /// How often leftovers are noted while the appliance boots.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// The message during which libguestfs boots its appliance, in both generations; virt-v2v-in-place has virt-v2v's.
@@ -77,43 +87,6 @@ pub struct Converted {
     pub drivers: Drivers,
 }
 
-/// The program that converts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Converter {
-    VirtV2v,
-    InPlace,
-}
-
-impl Converter {
-    fn name(self) -> &'static str {
-        match self {
-            Converter::VirtV2v => "virt-v2v",
-            Converter::InPlace => "virt-v2v-in-place",
-        }
-    }
-
-    fn logs(self, job: &Job) -> Logs {
-        let tail = |path| Tail::new(path, Scrubber::new(job.plan.secrets()));
-        let (parser, drivers) = match self {
-            Converter::VirtV2v => (LogParser::new(), None),
-            Converter::InPlace => (LogParser::of_in_place(), Some(DriversParser::new())),
-        };
-        Logs {
-            log: tail(job.files.v2v_log()),
-            machine: tail(job.files.machine_readable_log()),
-            parser,
-            machine_parser: MachineLogParser::new(),
-            drivers,
-            last_output: Instant::now(),
-        }
-    }
-
-    /// virt-v2v-in-place copies nothing: what it opens are the overlays, which nobody outside knows.
-    fn matters(self, event: &Event) -> bool {
-        self == Converter::VirtV2v || matches!(event, Event::Message { .. } | Event::Warning { .. })
-    }
-}
-
 /// Why the converter was stopped before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
@@ -123,6 +96,8 @@ pub enum Stopped {
     Signalled(i32),
     /// The appliance was silent for this long while booting.
     NeverBooted(Duration),
+    /// The overlays have no room to grow, and so the appliance stood still.
+    NoRoom,
 }
 
 /// Runs virt-v2v to its end, or to the end of the job.
@@ -134,30 +109,21 @@ pub async fn convert(
     signals: &mut Signals,
     throttling: &mut Throttling,
 ) -> Result<Converted, ConvertError> {
-    let program = &job.plan.tools.virt_v2v;
-    follow(Converter::VirtV2v, program, job, command_line, (recorder, journal, signals, throttling)).await
+    let converter = Converter::VirtV2v { program: &job.plan.tools.virt_v2v };
+    convert_with(converter, job, command_line, recorder, journal, signals, throttling).await
 }
 
-/// Runs virt-v2v-in-place, which is `program`, likewise.
-pub async fn convert_in_place(
+/// Runs either converter likewise.
+pub async fn convert_with(
+    converter: Converter<'_>,
     job: &Job,
-    program: &Path,
     command_line: CommandLine,
     recorder: &mut Recorder,
     journal: &mut Journal,
     signals: &mut Signals,
     throttling: &mut Throttling,
 ) -> Result<Converted, ConvertError> {
-    follow(Converter::InPlace, program, job, command_line, (recorder, journal, signals, throttling)).await
-}
-
-async fn follow(
-    converter: Converter,
-    program: &Path,
-    job: &Job,
-    command_line: CommandLine,
-    (recorder, journal, signals, throttling): (&mut Recorder, &mut Journal, &mut Signals, &mut Throttling),
-) -> Result<Converted, ConvertError> {
+    let program = converter.program();
     let log = job.files.v2v_log();
     let tool = tool(job, program, command_line, &log)?;
     let watch = Watch::new(&[&log]);
@@ -177,6 +143,7 @@ async fn follow(
         kill_at: None,
         stopped: None,
         noted: Instant::now(),
+        look_for_room: converter.overlays().map(|_| Instant::now()),
     };
     let exit = running.follow(watch, signals, throttling).await;
     tracing::info!("{name} terminated with return code {}", exit.return_code());
@@ -216,17 +183,8 @@ fn create_machine_log(path: &Path) -> Result<(), ConvertError> {
     file.set_permissions(Permissions::from_mode(0o644)).map_err(error)
 }
 
-struct Logs {
-    log: Tail,
-    machine: Tail,
-    parser: LogParser,
-    machine_parser: MachineLogParser,
-    drivers: Option<DriversParser>,
-    last_output: Instant,
-}
-
 struct Running<'a> {
-    converter: Converter,
+    converter: Converter<'a>,
     job: &'a Job,
     pid: Pid,
     logs: Logs,
@@ -236,6 +194,8 @@ struct Running<'a> {
     stopped: Option<Stopped>,
     /// When leftovers were noted last.
     noted: Instant,
+    /// When to see next whether the overlays have room.
+    look_for_room: Option<Instant>,
 }
 
 impl Running<'_> {
@@ -277,7 +237,11 @@ impl Running<'_> {
         let far = Instant::now() + Duration::from_secs(3600);
         let more = more.then(Instant::now);
         let boot = self.booting().then_some(self.logs.last_output + APPLIANCE_SILENCE);
-        [self.recorder.due(), self.kill_at, boot, more].into_iter().flatten().min().unwrap_or(far)
+        [self.recorder.due(), self.kill_at, boot, self.look_for_room, more]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(far)
     }
 
     fn booting(&self) -> bool {
@@ -299,6 +263,14 @@ impl Running<'_> {
         }
         if self.booting() && self.logs.last_output + APPLIANCE_SILENCE <= now {
             self.stop(Stopped::NeverBooted(APPLIANCE_SILENCE));
+        }
+        if self.look_for_room.is_some_and(|at| at <= now) {
+            self.look_for_room = Some(now + LOOK_FOR_ROOM);
+            if self.logs.last_output + FULL_SILENCE <= now
+                && self.converter.overlays().is_some_and(overlay::is_full)
+            {
+                self.stop(Stopped::NoRoom);
+            }
         }
     }
 

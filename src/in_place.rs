@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::convert::{self, ConvertError, Converted};
+use crate::convert::{self, ConvertError, Converted, Converter};
 use crate::domain::{self, DomainError, Placed};
 use crate::event::Event;
 use crate::guest::Guest;
@@ -33,16 +33,6 @@ use crate::signals::Signals;
 use crate::throttle::Throttling;
 use crate::v2v::args;
 use crate::v2v::output::Drivers;
-
-/// Where an interrupted job stopped.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Earlier {
-    /// Before its conversion was complete, or there was none: converted is from the copies.
-    #[default]
-    NotConverted,
-    /// After it: only commits are missing.
-    Converted(Box<Replay>),
-}
 
 /// What is left of a conversion whose commits were interrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,10 +58,11 @@ impl Replay {
     }
 }
 
-/// Reads it from the interrupted job's journal.
-pub fn earlier(entries: &[Entry]) -> Earlier {
+/// Reads it from the interrupted job's journal. `None`: it stopped before its conversion was complete, or it is the
+/// user's already.
+pub fn earlier(entries: &[Entry]) -> Option<Replay> {
     if !journal::can_be_committed(entries) {
-        return Earlier::NotConverted;
+        return None;
     }
     let mut found = None;
     for entry in entries {
@@ -90,7 +81,7 @@ pub fn earlier(entries: &[Entry]) -> Earlier {
             _ => {}
         }
     }
-    found.map_or(Earlier::NotConverted, |replay| Earlier::Converted(Box::new(replay)))
+    found
 }
 
 /// The copies are not converted.
@@ -142,8 +133,8 @@ pub struct Task<'a> {
     pub domain: Option<&'a str>,
     /// All disks of the guest, in its order.
     pub copies: &'a [Placed],
-    /// Where an interrupted job stopped, if this one resumes it.
-    pub earlier: &'a Earlier,
+    /// What [`earlier`] found of the job that this one resumes: then only the commits are done.
+    pub earlier: Option<&'a Replay>,
 }
 
 /// Converts the copies, or finishes what an earlier job began to commit. Gives what the converted guest has drivers for.
@@ -161,8 +152,8 @@ pub async fn run(
     let Some(two_phase) = &job.plan.two_phase else { return Err(InPlaceError::NotPlanned) };
     let mut stage = Stage { job, programs: &two_phase.programs, recorder, journal, signals, throttling };
     let (overlays, replay) = match task.earlier {
-        Earlier::NotConverted => stage.convert(task).await?,
-        Earlier::Converted(replay) => (stage.take_over(task, replay).await?, replay.as_ref().clone()),
+        None => stage.convert(task).await?,
+        Some(replay) => (stage.take_over(task, replay).await?, replay.clone()),
     };
     stage.recorder.apply_now(Event::Entered(Phase::Committing));
     for overlay in &overlays {
@@ -224,13 +215,16 @@ impl Stage<'_> {
             ssh_auth_sock: None,
         };
         let line = args::in_place(&self.job.plan, paths);
-        let program = &self.programs.virt_v2v_in_place;
-        let Self { job, recorder, journal, signals, throttling, .. } = self;
-        let converted =
-            convert::convert_in_place(job, program, line, recorder, journal, signals, throttling).await?;
+        let converter = Converter::InPlace { program: &self.programs.virt_v2v_in_place, overlays: directory };
+        let Stage { job, recorder, journal, signals, throttling, .. } = self;
+        let mut converted =
+            convert::convert_with(converter, job, line, recorder, journal, signals, throttling).await?;
         // Its pid is nobody's now; killing this one cancels the job (design.md "Processes").
         self.recorder.apply_now(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         if converted.exit != Exit::Code(0) {
+            if overlay::is_full(directory) {
+                converted.evidence.no_space();
+            }
             return Err(InPlaceError::NotConverted(Box::new(converted)));
         }
         if let Some(convert::Stopped::Cancelled(signal)) = converted.stopped {
@@ -342,16 +336,10 @@ mod tests {
         ];
         let committed = [None, None, Some(0), Some(0), Some(1), Some(1), Some(2), None];
         for (length, committed) in committed.into_iter().enumerate() {
-            let expected = match committed {
-                None => Earlier::NotConverted,
-                Some(disks) => Earlier::Converted(Box::new(replay((0..disks).collect()))),
-            };
+            let expected = committed.map(|disks| replay((0..disks).collect()));
             assert_eq!(earlier(&whole[..length]), expected, "{length} lines");
         }
         // One that took it over and was killed at once knows as much.
-        assert_eq!(
-            earlier(&[replay(BTreeSet::from([1])).entry()]),
-            Earlier::Converted(Box::new(replay(BTreeSet::from([1]))))
-        );
+        assert_eq!(earlier(&[replay(BTreeSet::from([1])).entry()]), Some(replay(BTreeSet::from([1]))));
     }
 }

@@ -338,6 +338,19 @@ mod tests {
         });
     }
 
+    /// Overlays that wait for a resume lie outside the job's directory, and nobody else knows of them.
+    #[test]
+    fn a_job_that_is_removed_takes_its_overlays_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = files(directory.path());
+        let overlays = files.overlay_directory(directory.path());
+        std::fs::create_dir(&overlays).unwrap();
+        let mut journal = journal::Journal::create(&files.journal()).unwrap();
+        journal.record(&journal::Entry::OverlayDirectory { path: overlays.clone() }).unwrap();
+        files.remove().unwrap();
+        assert!(!overlays.exists() && !files.journal().exists());
+    }
+
     #[test]
     fn a_place_is_claimed_once_and_again_after_a_death() {
         let directory = tempfile::tempdir().unwrap();

@@ -21,6 +21,9 @@ mod percents;
 
 use percents::Percents;
 
+/// Bytes by which an overlay grows at a time: some clusters and what counts them.
+const MOST_GROWTH: u64 = 1 << 20;
+
 /// An overlay over a copied disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlay {
@@ -188,6 +191,15 @@ pub async fn commit(
     let ended = run(programs, tag, args, |bytes| percents.feed(bytes, &mut progress)).await?;
     succeeded("commit", &overlay.path, ended)?;
     sync_file(&overlay.base.path).await
+}
+
+/// Is there no room for an overlay to grow?
+pub fn is_full(directory: &Path) -> bool {
+    nix::sys::statvfs::statvfs(directory).is_ok_and(|disk| {
+        let root = nix::unistd::geteuid().is_root();
+        let blocks = if root { disk.blocks_free() } else { disk.blocks_available() };
+        blocks.saturating_mul(disk.fragment_size()) < MOST_GROWTH
+    })
 }
 
 /// Removes a directory of overlays, whatever is in it.

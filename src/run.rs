@@ -228,6 +228,11 @@ pub fn judge(converted: Converted) -> Result<(), Failure> {
              libguestfs-test-tool to see more",
             silence.as_secs()
         ))),
+        (Some(Stopped::NoRoom), _) => Err(Failure::failed(
+            "The conversion host's temporary directory has no room left for what the conversion writes: free space \
+             there, or name another one (tmp_dir of the site configuration)"
+                .to_owned(),
+        )),
         (Some(Stopped::Signalled(signal)), _) => Err(Failure::failed(format!(
             "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"
         ))),

@@ -16,7 +16,7 @@ use crate::destination::{Machine, Selected};
 use crate::domain::Placed;
 use crate::event::{Event, FoundDisk};
 use crate::guest::Guest;
-use crate::in_place::InPlaceError;
+use crate::in_place::{InPlaceError, Replay};
 use crate::job::Job;
 use crate::journal::{Entry, Journal};
 use crate::log::chain;
@@ -80,7 +80,8 @@ pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Res
     };
     let entries = earlier.map(|earlier| earlier.entries).unwrap_or_default();
     let drivers =
-        convert(job, &known, &placed, &in_place::earlier(&entries), &mut desk, &mut throttling).await?;
+        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), &mut desk, &mut throttling)
+            .await?;
     let machine = Machine { plan: &job.plan, guest: &known.guest, disks: &placed, drivers: &drivers };
     match destination.publish(handle, &machine).await {
         Ok(Some(id)) => desk.recorder.apply(Event::VmId { id }),
@@ -144,11 +145,11 @@ async fn convert(
     job: &Job,
     known: &Known,
     copies: &[Placed],
-    earlier: &in_place::Earlier,
+    earlier: Option<&Replay>,
     desk: &mut Desk<'_>,
     throttling: &mut Throttling,
 ) -> Result<Drivers, Failure> {
-    if matches!(earlier, in_place::Earlier::NotConverted) {
+    if earlier.is_none() {
         desk.recorder.apply_now(Event::Entered(Phase::StartingVirtV2v));
     }
     let task = in_place::Task { guest: &known.guest, domain: known.domain.as_deref(), copies, earlier };

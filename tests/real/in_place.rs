@@ -4,229 +4,28 @@
 //! Driven through the library, with a job built by hand. The library waits for, and at the end kills, all children of
 //! its process, so each of these tests is a process of its own ([`alone`]).
 
+mod bench;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
-use serde_json::{Value, json};
+use nix::unistd::getpid;
+use serde_json::json;
 use virt_v2v_wrapper::convert::Stopped;
 use virt_v2v_wrapper::domain::{self, Placed};
 use virt_v2v_wrapper::guest::{Bus, Disk, Firmware, Guest, Nic};
-use virt_v2v_wrapper::in_place::{self, Earlier, InPlaceError, Task};
-use virt_v2v_wrapper::job::{Job, JobFiles};
-use virt_v2v_wrapper::journal::{self, Entry, Journal};
-use virt_v2v_wrapper::plan::{self, DiskFormat, Surroundings, TwoPhasePrograms};
-use virt_v2v_wrapper::recorder::Recorder;
-use virt_v2v_wrapper::secret::Scrubber;
-use virt_v2v_wrapper::signals::Signals;
-use virt_v2v_wrapper::site;
-use virt_v2v_wrapper::state::State;
-use virt_v2v_wrapper::throttle::Throttling;
-use virt_v2v_wrapper::v2v::capabilities::Capabilities;
-use virt_v2v_wrapper::v2v::output::Drivers;
-use virt_v2v_wrapper::{document, process, state_file, undo};
+use virt_v2v_wrapper::in_place::{self, InPlaceError};
+use virt_v2v_wrapper::journal::Entry;
+use virt_v2v_wrapper::plan::DiskFormat;
+use virt_v2v_wrapper::{state_file, undo};
 
 use crate::disks;
-use crate::job::{POLL, Process};
-use crate::lab::{self, Site, V2V};
+use crate::lab::{self, Site};
 
-/// A name that is none of: a word, a file name, ASCII, no option.
-const NAME: &str = "-a/b ü & 'c'";
-/// For what must happen while a tool runs.
-const LONG: Duration = Duration::from_secs(600);
-
-fn have() -> bool {
-    lab::have(V2V) && lab::have(&["virt-v2v-in-place"])
-}
-
-/// True in the process that is to do the test; elsewhere starts that process and waits for it.
-fn alone(test: &str) -> bool {
-    const MARK: &str = "V2V_TEST_ALONE";
-    if std::env::var_os(MARK).is_some() {
-        return true;
-    }
-    // Holds one of the places for conversions meanwhile.
-    let _slot = Site::new();
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("in_place::{test}"), "--nocapture"])
-        .env(MARK, "1")
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "{test}: {status}");
-    false
-}
-
-/// Copied disks of a guest with two, and the jobs that convert them.
-struct Bench {
-    site: Site,
-    guest: Guest,
-    copies: Vec<Placed>,
-    programs: TwoPhasePrograms,
-}
-
-impl Bench {
-    fn new() -> Self {
-        process::become_subreaper().unwrap();
-        let site = Site::new();
-        site.guest("guest", &["--disks", "2", "--data-size", "64", "--data-payload", "4"]);
-        let copies = vec![
-            Placed { path: site.path("output/copy-1"), format: DiskFormat::Raw },
-            Placed { path: site.path("output/copy-2"), format: DiskFormat::Qcow2 },
-        ];
-        let mut guest = Guest {
-            name: NAME.into(),
-            firmware: Firmware::Efi { secure_boot: true },
-            memory_kib: 1 << 20,
-            vcpus: 4,
-            cores_per_socket: Some(2),
-            ..Guest::default()
-        };
-        for (bus, (copy, number)) in [Bus::Sata, Bus::Scsi].into_iter().zip(copies.iter().zip(1..)) {
-            guest.disks.push(Disk { bus, ..Disk::default() });
-            let source = site.path(&format!("guest/guest-disk{number}.img"));
-            lab::run(
-                Command::new("qemu-img")
-                    .args(["convert", "-O", copy.format.as_str()])
-                    .args([&source, &copy.path]),
-            );
-        }
-        guest.nics.push(Nic {
-            mac: Some("52:54:00:00:00:01".into()),
-            network: Some("VM Network".into()),
-            model: Some("vmxnet3".into()),
-            ..Nic::default()
-        });
-        let find = |program| lab::find(program).unwrap();
-        let programs = TwoPhasePrograms {
-            nbdkit: find("nbdkit"),
-            qemu_nbd: find("qemu-nbd"),
-            qemu_img: find("qemu-img"),
-            virt_v2v_in_place: find("virt-v2v-in-place"),
-        };
-        Self { site, guest, copies, programs }
-    }
-
-    /// Commits take seconds from now on, or as long as they did before.
-    fn slow_commits(&mut self, slow: bool) {
-        let real = lab::find("qemu-img").unwrap();
-        let path = self.site.path("slow-qemu-img");
-        let script = format!(
-            "#!/usr/bin/env bash\nif [ \"$1\" = commit ]; then shift; set -- commit -r 256K \"$@\"; fi\n\
-             exec '{}' \"$@\"\n",
-            real.display()
-        );
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        self.programs.qemu_img = if slow { path } else { real };
-    }
-
-    /// A job with its directories, as the conductor would hand it over.
-    fn job(&self, tag: &str) -> Job {
-        let document = json!({"vm_name": "guest", "transport_method": "local", "two_phase": true,
-            "source_path": self.site.path("guest/guest-disk1.img"),
-            "output_directory": self.site.path("output")});
-        let config = self.site.path("config.toml");
-        let site = site::Site::parse(&fs::read_to_string(&config).unwrap(), &config).unwrap();
-        let around = Surroundings { two_phase_programs: self.programs.clone(), ..Surroundings::default() };
-        let document = document::parse(document.to_string().as_bytes()).unwrap().document;
-        let directory = self.site.path(tag);
-        let job = Job {
-            plan: plan::plan(document, &site, &around).unwrap(),
-            files: JobFiles {
-                tag: tag.into(),
-                directory: directory.clone(),
-                log_directory: directory.clone(),
-            },
-            capabilities: Capabilities::default(),
-            earlier: None,
-        };
-        fs::create_dir(&directory).unwrap();
-        fs::create_dir(job.files.private_directory(&job.plan.tools.tmp_dir)).unwrap();
-        job
-    }
-
-    /// The whole stage, with somebody beside it who interferes.
-    fn run(
-        &self,
-        job: &Job,
-        earlier: &Earlier,
-        interfere: impl FnOnce() + Send,
-    ) -> Result<Drivers, InPlaceError> {
-        std::thread::scope(|scope| {
-            scope.spawn(interfere);
-            // The tools die with the thread that starts them: this one.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let drivers = runtime.block_on(async {
-                let mut signals = Signals::listen().unwrap();
-                let mut recorder =
-                    Recorder::new(job.files.state(), State::default(), Scrubber::new(Vec::new()));
-                let mut journal = Journal::create(&job.files.journal()).unwrap();
-                let task = Task { guest: &self.guest, domain: None, copies: &self.copies, earlier };
-                let (mut throttling, _) = Throttling::start(job);
-                in_place::run(job, task, &mut recorder, &mut journal, &mut signals, &mut throttling).await
-            });
-            process::kill_all(process::descendants, Duration::from_secs(10));
-            drivers
-        })
-    }
-
-    /// The contents of the copies.
-    fn contents(&self) -> [Vec<u8>; 2] {
-        [0, 1].map(|disk| content(&self.copies[disk], &self.site.path("content.img")))
-    }
-}
-
-/// What a guest sees of an image.
-fn content(image: &Placed, raw: &Path) -> Vec<u8> {
-    let convert = ["convert", "-U", "-f", image.format.as_str(), "-O", "raw"];
-    lab::run(Command::new("qemu-img").args(convert).args([image.path.as_path(), raw]));
-    fs::read(raw).unwrap()
-}
-
-/// What a straight commit makes of an untouched copy: the conversion's overlay put over the source's own disk.
-fn straight(bench: &Bench, overlays: &Path, number: usize) -> Vec<u8> {
-    let overlay = Placed { path: bench.site.path("straight.qcow2"), format: DiskFormat::Qcow2 };
-    fs::copy(overlays.join(format!("disk-{number}.qcow2")), &overlay.path).unwrap();
-    let source = bench.site.path(&format!("guest/guest-disk{number}.img"));
-    lab::run(
-        Command::new("qemu-img").args(["rebase", "-u", "-F", "raw", "-b"]).args([&source, &overlay.path]),
-    );
-    content(&overlay, &bench.site.path("content.img"))
-}
-
-/// Waits for something that the stage does, and gives what it found.
-fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LONG;
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "no {what} in {LONG:?}");
-        std::thread::sleep(POLL);
-    }
-}
-
-fn state(job: &JobFiles) -> Option<Value> {
-    serde_json::from_slice(&fs::read(job.state()).ok()?).ok()
-}
-
-/// The pid of a tool of this process with these words in its command line.
-fn tool(words: &[&str]) -> Option<Pid> {
-    let own = process::descendants();
-    own.iter().map(|seen| seen.pid).find(|pid| {
-        Process::of(pid.as_raw())
-            .is_some_and(|process| words.iter().all(|word| lab::contains(&process.cmdline, word.as_bytes())))
-    })
-}
-
-fn journal_of(job: &Job) -> Vec<Entry> {
-    journal::read(&job.files.journal()).unwrap()
-}
+use bench::{Bench, NAME, alone, have, journal_of, state, straight, tool, until};
 
 /// Rules, in the life of one guest (peers.md 6.3, rows 16-18, 45): a converter that is killed leaves the copies as they
 /// were and no overlay; one that succeeds is committed; a commit that is killed in the middle of the first disk, and
@@ -243,7 +42,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
 
     // Killed while it has the overlays open.
     let job = bench.job("killed");
-    let result = bench.run(&job, &Earlier::NotConverted, || {
+    let result = bench.run(&job, None, || {
         until("appliance", || {
             let log = fs::read_to_string(job.files.v2v_log()).ok()?;
             log.contains("Opening the source").then_some(())
@@ -257,7 +56,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
     assert!(converted.stopped.is_none_or(|stopped| stopped == Stopped::Signalled(9)));
     assert!(bench.contents() == before, "a killed conversion wrote into a copy");
     assert!(!job.files.overlay_directory(&tmp).exists(), "overlays outlive a failed conversion");
-    assert_eq!(in_place::earlier(&journal_of(&job)), Earlier::NotConverted);
+    assert_eq!(in_place::earlier(&journal_of(&job)), None);
 
     // Converted; killed in the middle of the first commit.
     bench.slow_commits(true);
@@ -265,7 +64,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
     let xml = job.files.private_directory(&tmp).join("in-place.xml");
     let first = fs::read(&bench.copies[0].path).unwrap();
     let copy = bench.copies[0].path.clone();
-    let result = bench.run(&job, &Earlier::NotConverted, || {
+    let result = bench.run(&job, None, || {
         let pid = until("commit that has begun to write", || {
             let pid = tool(&["commit", "disk-1.qcow2"])?;
             (fs::read(&copy).unwrap() != first).then_some(pid)
@@ -279,7 +78,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
     let Err(InPlaceError::Overlay(error)) = result else { panic!("{result:?}") };
     assert!(error.to_string().contains("could not commit"), "{error}");
     let earlier = in_place::earlier(&journal_of(&job));
-    let Earlier::Converted(replay) = &earlier else { panic!("{:?}", journal_of(&job)) };
+    let Some(replay) = &earlier else { panic!("{:?}", journal_of(&job)) };
     assert!(replay.committed.is_empty(), "{replay:?}");
     assert_eq!(replay.drivers.arch(), "x86_64");
     assert_eq!(undo::undo(&journal_of(&job)), Vec::<String>::new());
@@ -291,7 +90,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
 
     // Taken over, and cancelled.
     let job = bench.job("cancelled");
-    let result = bench.run(&job, &earlier, || {
+    let result = bench.run(&job, earlier.as_ref(), || {
         until("commit", || tool(&["commit", "disk-1.qcow2"]));
         kill(getpid(), Signal::SIGTERM).unwrap();
     });
@@ -302,7 +101,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
     // Taken over, and finished.
     bench.slow_commits(false);
     let job = bench.job("finished");
-    let drivers = bench.run(&job, &again, || ()).unwrap();
+    let drivers = bench.run(&job, again.as_ref(), || ()).unwrap();
     let after = bench.contents();
     for disk in [0, 1] {
         assert!(after[disk] == expected[disk], "disk {} is not what a straight commit makes", disk + 1);
@@ -330,7 +129,7 @@ fn a_conversion_is_committed_whole_or_finished_later() {
     // Killed after the last commit and before the journal says that all is well: nothing is left to do.
     let finished = in_place::earlier(&journal_of(&job));
     let job = bench.job("once-more");
-    assert_eq!(bench.run(&job, &finished, || ()).unwrap(), drivers);
+    assert_eq!(bench.run(&job, finished.as_ref(), || ()).unwrap(), drivers);
     assert!(bench.contents() == after);
 }
 
@@ -365,7 +164,7 @@ fn a_failed_conversion_leaves_the_copies_untouched() {
     fs::set_permissions(&failing, fs::Permissions::from_mode(0o755)).unwrap();
     bench.programs.virt_v2v_in_place = failing;
     let job = bench.job("failing");
-    let result = bench.run(&job, &Earlier::NotConverted, || ());
+    let result = bench.run(&job, None, || ());
     let error = result.unwrap_err().to_string();
     assert!(error.contains("virt-v2v-in-place error: it went wrong"), "{error}");
     let log = fs::read_to_string(job.files.v2v_log()).unwrap();
@@ -374,6 +173,59 @@ fn a_failed_conversion_leaves_the_copies_untouched() {
         assert!(fs::read(&copy.path).unwrap() == before, "{} was written to", copy.path.display());
     }
     assert!(!job.files.overlay_directory(&bench.site.path("tmp")).exists());
+}
+
+/// Rule: overlays that cannot grow end the job with a sentence. The appliance's qemu would stand still for ever.
+#[test]
+fn overlays_without_room_are_noticed() {
+    if !have() || !lab::root() && !lab::skip("only root mounts a small file system") {
+        return;
+    }
+    if !alone("overlays_without_room_are_noticed") {
+        return;
+    }
+    let bench = Bench::new();
+    let before = bench.contents();
+    let tmp = bench.site.path("tmp");
+    // virt-v2v wants 1 GB there when it begins; later it looks no more.
+    let small = Small::mount(&tmp);
+    let job = bench.job("small");
+    let result = bench.run(&job, None, || {
+        until("inspection", || {
+            let log = fs::read_to_string(job.files.v2v_log()).ok()?;
+            log.contains("Inspecting the source").then_some(())
+        });
+        small.shrink();
+    });
+    let Err(InPlaceError::NotConverted(converted)) = result else { panic!("{result:?}") };
+    let sentence = converted.evidence.sentence(converted.exit);
+    assert_eq!(converted.stopped, Some(Stopped::NoRoom), "{sentence}");
+    assert!(bench.contents() == before);
+    assert!(!job.files.overlay_directory(&tmp).exists());
+}
+
+/// A small file system, unmounted in the end.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: &Path) -> Self {
+        lab::run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2g", "tmpfs"]).arg(path));
+        Self(path.to_owned())
+    }
+
+    /// From now on next to nothing more has room.
+    fn shrink(&self) {
+        let used = nix::sys::statvfs::statvfs(&self.0).unwrap();
+        let bytes = (used.blocks() - used.blocks_free()) * used.fragment_size() + (128 << 10);
+        lab::run(Command::new("mount").args(["-o", &format!("remount,size={bytes}")]).arg(&self.0));
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: after a failure something may still be there.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
+    }
 }
 
 /// Rule: what we word, the real tool understands as it was meant: name, memory, processors, firmware, buses.

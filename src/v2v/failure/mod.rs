@@ -129,6 +129,11 @@ impl Evidence {
         }
     }
 
+    /// Found beside the log: no space is left where the converter wrote. qemu-nbd does not say so.
+    pub fn no_space(&mut self) {
+        self.no_space = true;
+    }
+
     /// Does the next line matter whatever is in it?
     pub fn wants_next_line(&self) -> bool {
         self.paragraphs != Paragraphs::Over

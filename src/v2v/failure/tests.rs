@@ -146,6 +146,20 @@ fn space_that_ends_before_any_copy_is_the_overlays() {
     assert!(sentence(log).contains("temporary directory is full"));
 }
 
+/// A server of overlays says nothing about a full disk, and the guest's file system complains of something else.
+#[test]
+fn a_full_disk_that_nobody_told_of_is_told() {
+    let mut evidence = Evidence::of_in_place();
+    evidence.line(b"virt-v2v-in-place: error: libguestfs error: write: Input/output error");
+    evidence.no_space();
+    assert_eq!(
+        evidence.sentence(Exit::Code(1)),
+        "virt-v2v-in-place error: libguestfs error: write: Input/output error. The conversion host's temporary \
+         directory is full: free space there, or name another one (`tmp_dir` of the site configuration), and convert \
+         again."
+    );
+}
+
 #[test]
 fn a_signal_is_a_negative_return_code() {
     for (code, exit) in [(0, Exit::Code(0)), (1, Exit::Code(1)), (-15, Exit::Signal(15))] {
