@@ -63,7 +63,7 @@ fn main() {
     std::env::set_current_dir(place).expect("directory");
     make_disk();
     let limited = place.join("nbdkit-limited");
-    let script = format!("#!/bin/sh\nexec nbdkit --filter=rate \"$@\" rate={}\n", LIMIT * 8);
+    let script = format!("#!/bin/sh\nexec nbdkit --filter=rate \"$@\" rate={} burstiness=0.1\n", LIMIT * 8);
     std::fs::write(&limited, script).expect("script");
     std::fs::set_permissions(&limited, std::fs::Permissions::from_mode(0o755)).expect("script");
 
@@ -136,14 +136,16 @@ fn table<const N: usize>(title: &str, commands: [(&str, Command); N], rounds: us
 /// something first.
 fn measure(name: &str, command: &mut Command) -> (f64, f64, u64) {
     let start = Instant::now();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect(name);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect(name);
     let pid = child.id() as i32;
     let mut said = String::new();
-    std::io::Read::read_to_string(&mut child.stdout.expect("stdout"), &mut said).expect("stdout");
+    let mut stdout = child.stdout.take().expect("stdout");
+    std::io::Read::read_to_string(&mut stdout, &mut said).expect("stdout");
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: plain wait for our own child, into memory that is ours.
     let waited = unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) };
     assert!(waited == pid && status == 0, "{name}: status {status}");
+    drop(child);
     // SAFETY: wait4 has filled it.
     let usage = unsafe { usage.assume_init() };
     let seconds = said.trim().parse().unwrap_or_else(|_| start.elapsed().as_secs_f64());
@@ -165,7 +167,7 @@ fn make_disk() {
 /// The changed extents: offset and length, in order, none overlapping.
 fn changed() -> Vec<(u64, u64)> {
     let mut numbers = Numbers(7);
-    (0..CHANGED).map(|at| (at * (SIZE / CHANGED) & !0xffff, ((numbers.next() % 16 + 1) << 16))).collect()
+    (0..CHANGED).map(|at| ((at * (SIZE / CHANGED)) & !0xffff, (numbers.next() % 16 + 1) << 16)).collect()
 }
 
 fn old_copy() {
@@ -245,7 +247,7 @@ fn ours(mode: &str) {
             let areas = Extents::from_changed_areas(changed(), size);
             let start = Instant::now();
             let extents = job.reader.extents(size).await.expect("extents").intersect(&areas);
-            job.copy(extents).await.expect("copy");
+            job.round(extents).await.expect("copy");
             println!("{}", start.elapsed().as_secs_f64());
         } else {
             let extents = job.reader.extents(size).await.expect("extents");

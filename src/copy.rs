@@ -199,9 +199,16 @@ struct Progress {
 }
 
 impl Job {
-    /// Copies what `extents` lists and the ledger does not have. Chunks of which only a part is listed must have been
-    /// copied whole before (a delta); then this may be repeated for each round.
+    /// Copies what `extents` lists, and proves the disk: [`Self::round`] and [`Self::seal`].
     pub async fn copy(self: &Rc<Self>, extents: Extents) -> Result<Copied, CopyError> {
+        self.round(extents).await?;
+        self.seal().await
+    }
+
+    /// Copies what `extents` lists and the ledger does not have. Where they are less than the disk (a delta) they are
+    /// copied whether the ledger has them or not, and chunks of which only a part is listed must have been copied whole
+    /// before. An interrupted delta is repeated from its beginning.
+    pub async fn round(self: &Rc<Self>, extents: Extents) -> Result<(), CopyError> {
         let size = self.ledger.identity().size;
         let extents = Rc::new(extents.clamp(size));
         let partial = self.announce(&extents).await?;
@@ -228,8 +235,13 @@ impl Job {
             let again = Spans::new(extents, size, most, move |index| bad.contains(&index));
             self.run(again, &progress).await?;
         }
-        self.digest_stale().await?;
         self.target.was_written();
+        Ok(())
+    }
+
+    /// The proof of the whole disk, after the last round.
+    pub async fn seal(&self) -> Result<Copied, CopyError> {
+        self.digest_stale().await?;
         Ok(Copied { checksum: self.ledger.checksum()? })
     }
 
