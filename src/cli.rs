@@ -4,7 +4,7 @@
 //! old program's (contract.md 8.2); they count as the first argument only.
 
 use std::ffi::OsString;
-use std::io::{Write, stderr, stdin, stdout};
+use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +44,12 @@ enum Verb {
         /// `state_file` of the reply.
         state_file: PathBuf,
     },
+    /// Go on with an interrupted two-phase job. Its document is known but for its secrets: a JSON object with these (or the
+    /// whole document) goes to stdin.
+    Resume {
+        /// Tag of the job; `jobs` lists them.
+        tag: String,
+    },
     /// List the jobs of this host.
     Jobs {
         /// One JSON array instead of a table.
@@ -78,6 +84,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
     }
     let outcome = match arguments.verb {
         None => return start::start(&mut stdin().lock(), &mut stdout(), &mut stderr()),
+        Some(Verb::Resume { tag }) => {
+            // A person at a terminal who has no secrets to give should not have to end an empty input.
+            let mut input = stdin().lock();
+            let given = (!stdin().is_terminal()).then_some(&mut input as &mut dyn Read);
+            return start::resume(&tag, given, &mut stdout(), &mut stderr());
+        }
         Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),
         Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),
         Some(Verb::Watch { state_file }) => watch::run(&state_file, &mut stdout()),

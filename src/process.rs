@@ -33,6 +33,7 @@ pub const MARKER: &str = "VIRT_V2V_WRAPPER_JOB";
 pub struct Tool {
     command: Command,
     inherited: Vec<OwnedFd>,
+    death: Signal,
 }
 
 impl Tool {
@@ -40,7 +41,12 @@ impl Tool {
     pub fn new(program: &Path, tag: &str) -> Self {
         let mut command = Command::new(program);
         command.env(MARKER, tag).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { command, inherited: Vec::new() }
+        Self { command, inherited: Vec::new(), death: Signal::SIGTERM }
+    }
+
+    /// The signal it gets should this process die; SIGTERM otherwise.
+    pub fn death_signal(&mut self, signal: Signal) {
+        self.death = signal;
     }
 
     /// The command, for arguments, environment and streams.
@@ -57,23 +63,23 @@ impl Tool {
     }
 
     /// Starts it in a session of its own, with default signals, with no descriptor but 0-2 and those handed over,
-    /// and with SIGTERM for it should this process die.
+    /// and with a signal for it should this process die.
     ///
     /// The death signal follows the *thread* that forked (crates.md 3.4): call this from the main thread only.
     pub fn spawn(mut self) -> std::io::Result<Pid> {
         let keep: Vec<RawFd> = self.inherited.iter().map(AsRawFd::as_raw_fd).collect();
-        let parent = getpid();
+        let (parent, death) = (getpid(), self.death);
         // SAFETY: the closure runs between fork and exec; whatever locks other threads hold (the program has none, a
         // test has), it makes only async-signal-safe system calls and touches only memory moved into it.
         unsafe {
-            self.command.pre_exec(move || prepare_child(&keep, parent));
+            self.command.pre_exec(move || prepare_child(&keep, parent, death));
         }
         // Waited for in `children`; `Child` has no destructor that would.
         children::start(|| Ok(Pid::from_raw(self.command.spawn()?.id() as i32)))
     }
 }
 
-fn prepare_child(keep: &[RawFd], parent: Pid) -> std::io::Result<()> {
+fn prepare_child(keep: &[RawFd], parent: Pid, death: Signal) -> std::io::Result<()> {
     setsid()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
@@ -90,12 +96,12 @@ fn prepare_child(keep: &[RawFd], parent: Pid) -> std::io::Result<()> {
             return Err(std::io::Error::last_os_error());
         }
     }
-    die_with_parent(parent)
+    die_with_parent(parent, death)
 }
 
-/// Asks for SIGTERM when the parent dies, and notices a parent that died before the request.
-fn die_with_parent(parent: Pid) -> std::io::Result<()> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+/// Asks for a signal when the parent dies, and notices a parent that died before the request.
+fn die_with_parent(parent: Pid, signal: Signal) -> std::io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(signal)?;
     if getppid() != parent {
         return Err(std::io::Error::other("the parent process ended"));
     }

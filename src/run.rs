@@ -99,7 +99,8 @@ impl Failure {
 
     /// The job was cancelled by this signal.
     pub fn cancelled(signal: i32) -> Self {
-        Self { message: supervise::cancelled_by(signal), outcome: Outcome::Broken, cancelled: true }
+        let cancelled = signal != supervise::ORPHANED as i32;
+        Self { message: supervise::cancelled_by(signal), outcome: Outcome::Broken, cancelled }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::secret::Scrubber;
 use crate::site::{Caller, Directories, Site, SiteError, find_program};
 use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
-use crate::two_phase::earlier;
+use crate::two_phase::{earlier, kept_document};
 use crate::v2v::probe;
 use crate::{preflight, process, state_file, sweep, throttle};
 
@@ -48,8 +48,31 @@ impl Refused {
 
 /// The whole of `virt-v2v-wrapper` without arguments. Gives the exit code.
 pub fn start(stdin: &mut dyn Read, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+    start_from(|_| read_document(stdin), stdout, stderr)
+}
+
+/// `virt-v2v-wrapper resume <tag>`: the same with the document that the job kept, completed by what is on stdin.
+pub fn resume(tag: &str, stdin: Option<&mut dyn Read>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+    let document = |directories: &Directories| {
+        if !job::is_tag(tag) {
+            return Err(Refused(vec![format!("{tag} is no tag of a job, like 20260131T235959-4711")]));
+        }
+        let given = match stdin {
+            Some(stdin) => read_document(stdin)?,
+            None => Zeroizing::new(Vec::new()),
+        };
+        kept_document::complete(&directories.job_files(tag), &given).map_err(|error| Refused::because(&error))
+    };
+    start_from(document, stdout, stderr)
+}
+
+fn start_from(
+    document: impl FnOnce(&Directories) -> Result<Zeroizing<Vec<u8>>, Refused>,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> u8 {
     daemon::close_inherited();
-    match begin(stdin) {
+    match begin(document) {
         Ok(begun) => begun.launch(stdout, stderr),
         Err(Refused(problems)) => {
             for problem in problems {
@@ -67,17 +90,24 @@ struct Begun {
     lock: OwnedFd,
 }
 
-fn begin(stdin: &mut dyn Read) -> Result<Begun, Refused> {
+fn begin(
+    document: impl FnOnce(&Directories) -> Result<Zeroizing<Vec<u8>>, Refused>,
+) -> Result<Begun, Refused> {
     let site = Site::load(&|name| std::env::var_os(name)).map_err(|error| Refused::because(&error))?;
     let directories =
         site.directories(&Caller::of_this_process()).map_err(|error| Refused::because(&error))?;
-    let bytes = read_document(stdin)?;
+    let bytes = document(&directories)?;
     let parsed = document::parse(&bytes);
-    drop(bytes);
     let swept = sweep::sweep(directories.jobs());
     let files = directories.job_files(&job::new_tag());
     let lock = take_place(&files, &directories)?;
-    match prepare(&site, &directories, &files, parsed, &swept) {
+    let prepared = prepare(&site, &directories, &files, parsed, &swept).and_then(|job| {
+        if job.plan.two_phase.is_some() && job.earlier.is_none() {
+            kept_document::keep(&job, &bytes).map_err(|error| Refused::because(&error))?;
+        }
+        Ok(job)
+    });
+    match prepared {
         Ok(job) => Ok(Begun { job, lock }),
         Err(Refused(problems)) => {
             record_refusal(&files, &problems);

@@ -25,6 +25,9 @@ use crate::{journal, leftovers, state_file, undo};
 /// Signals that cancel a job.
 pub const CANCEL: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
+/// What the worker gets when the supervisor is killed.
+pub const ORPHANED: Signal = Signal::SIGUSR1;
+
 /// A cancelled worker gives its tools 30 s (design.md "Processes") and undoes; after this it is stuck itself.
 const WORKER_PATIENCE: Duration = Duration::from_secs(36);
 /// How long leftovers may take to die of SIGKILL.
@@ -76,6 +79,8 @@ impl Supervisor {
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(prepare("core limit"))?;
 
         let mut tool = Tool::new(std::path::Path::new("/proc/self/exe"), &job.files.tag);
+        // Not one of those by which the user cancels: who kills the supervisor does not ask for its copies to be removed.
+        tool.death_signal(ORPHANED);
         let sealed = tool.hand_over(sealed);
         let ready = tool.hand_over(ready);
         let second = lock.try_clone();
@@ -173,14 +178,17 @@ fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, E
     {
         state.apply(Event::ToolExited { return_code: exit.return_code() });
     }
+    let kept = cancelled.is_none()
+        && journal::read(&job.files.journal()).is_ok_and(|entries| journal::fate(&entries) == Fate::Kept);
+    let undone = if kept { "" } else { " and undone" };
     let message = match (cancelled, worker) {
         (Some(signal), _) => cancelled_by(signal),
         (None, Exit::Signal(signal)) => format!(
-            "The worker process was killed by signal {signal}; the conversion was stopped and undone. If nobody \
-             killed it, the kernel's log tells whether the host ran out of memory. Start the job again"
+            "The worker process was killed by signal {signal}; the conversion was stopped{undone}. If nobody killed it, \
+             the kernel's log tells whether the host ran out of memory"
         ),
         (None, Exit::Code(code)) => format!(
-            "The worker process broke down (exit code {code}); the conversion was stopped and undone. {} tells more",
+            "The worker process broke down (exit code {code}); the conversion was stopped{undone}. {} tells more",
             job.files.wrapper_log().display()
         ),
     };
@@ -196,6 +204,9 @@ fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, E
 
 /// The last message of a cancelled job; it begins with the old program's words (contract.md 3.3).
 pub fn cancelled_by(signal: i32) -> String {
+    if signal == ORPHANED as i32 {
+        return "The supervisor process was killed, and the job was stopped".to_owned();
+    }
     format!("Exiting on signal number {signal}: the job was cancelled and what it had begun undone")
 }
 
@@ -204,6 +215,7 @@ pub fn with_advice(message: String, entries: &[Entry], tag: &str) -> String {
     if journal::fate(entries) != Fate::Kept {
         return message;
     }
+    let message = message.trim_end_matches('.');
     format!(
         "{message}. What is copied was kept: send the same document with \"resume\": \"{tag}\" (or to \
          virt-v2v-wrapper resume {tag}) to go on, or run virt-v2v-wrapper jobs --remove {tag} to remove it"

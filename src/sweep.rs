@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::job::{JobFiles, Taken};
+use crate::journal::{self, Fate};
 use crate::log::chain;
 use crate::state::State;
 use crate::{leftovers, process, state_file, supervise};
@@ -37,9 +38,12 @@ fn close_if_dead(files: &JobFiles) -> Option<String> {
     });
     if !state.is_finished() {
         let message =
-            "All processes of the job were killed (or the host went down); what it had begun was undone \
-                       at the next start. Start the job again"
-                .to_owned();
+            match journal::read(&files.journal()).is_ok_and(|entries| journal::fate(&entries) == Fate::Kept) {
+                true => "All processes of the job were killed (or the host went down)".to_owned(),
+                false => "All processes of the job were killed (or the host went down); what it had begun was undone at the \
+                          next start. Start the job again"
+                    .to_owned(),
+            };
         supervise::finish_for_the_dead(files, &mut state, message);
     } else {
         files.remove_lock();

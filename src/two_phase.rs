@@ -32,6 +32,7 @@ use crate::{in_place, process};
 
 mod copies;
 pub mod earlier;
+pub mod kept_document;
 
 use copies::Copies;
 use earlier::Stage;

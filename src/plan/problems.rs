@@ -147,7 +147,7 @@ impl Findings {
 }
 
 /// Is the value of this `osp_environment` key a secret? User names and URLs are not.
-pub(super) fn names_a_secret(key: &str) -> bool {
+pub fn names_a_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["password", "secret", "token", "passcode"].iter().any(|word| key.contains(word))
 }
