@@ -80,6 +80,12 @@ impl JobFiles {
         self.directory.join("cutover")
     }
 
+    /// Directory with the slots of source hosts, shared by all jobs ([`crate::source::slots`]).
+    pub fn hosts(&self) -> PathBuf {
+        let jobs = self.directory.parent().filter(|_| self.directory.ends_with(&self.tag));
+        jobs.and_then(Path::parent).unwrap_or(&self.directory).join("hosts")
+    }
+
     /// Directory with the ledgers of a two-phase job and what a later one must know to go on with it.
     pub fn copies(&self) -> PathBuf {
         self.directory.join(format!("copies-{}", self.tag))

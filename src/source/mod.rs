@@ -21,6 +21,7 @@ pub mod files;
 pub mod image;
 pub mod local;
 pub mod ova;
+pub mod slots;
 pub mod ssh;
 pub mod vsphere;
 

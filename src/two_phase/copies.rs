@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,10 +24,12 @@ use crate::copy::{self, CopyError, Shared, Told, Tuning};
 use crate::domain::Placed;
 use crate::event::Event;
 use crate::export::{Files, Filters, Program};
+use crate::extent::Kind;
 use crate::job::Job;
 use crate::log::chain;
 use crate::phase::{DiskPhase, Phase};
 use crate::plan::{DiskFormat, TwoPhase};
+use crate::source::slots::{self, SlotError, Slots};
 use crate::source::{self, Opened, SourceError};
 use crate::throttle::bucket::Bucket;
 
@@ -52,6 +55,9 @@ pub enum CopiesError {
     /// It cannot be asked whether the disks changed.
     #[error("{}", chain(.0))]
     Source(#[from] SourceError),
+    /// The readers of a host cannot be counted.
+    #[error("{}", chain(.0))]
+    Slots(#[from] SlotError),
     /// A disk changed while it was copied.
     #[error(
         "{disk} changed while it was copied (before: {before}, now: {now}): switch the machine off and start the job \
@@ -105,6 +111,7 @@ impl Copies<'_> {
             true => Filters::probe(&programs.nbdkit, &self.job.files.tag).await,
             false => Filters::default(),
         };
+        let _slots = self.take_slots().await?;
         // One memory of the host behind all disks: what one cannot read at once, the others cannot either.
         let smallest = self.opened.disks.iter().map(|disk| disk.read_size).min().unwrap_or(1 << 20);
         let read_size = Rc::new(Cell::new(smallest));
@@ -116,9 +123,10 @@ impl Copies<'_> {
             self.enter(disk, DiskPhase::Created);
         }
         self.say(Event::Entered(Phase::PreCopy { round: 0, last: true }));
+        let room = Rc::new(Room::new(self.placed));
         let mut running = JoinSet::new();
         for (disk, job) in jobs.iter().enumerate() {
-            running.spawn_local(one(disk, Rc::clone(job), self.tell.clone()));
+            running.spawn_local(one(disk, Rc::clone(job), self.tell.clone(), Rc::clone(&room)));
         }
         while let Some(ended) = running.join_next().await {
             // The others are dropped with the set; what they finished is in their ledgers.
@@ -130,6 +138,19 @@ impl Copies<'_> {
             }
         }
         self.compare_marks().await
+    }
+
+    /// As many readers as the host of the disks bears, over all jobs.
+    async fn take_slots(&self) -> Result<Option<Slots>, CopiesError> {
+        let disks = &self.opened.disks;
+        let Some(host) = disks.iter().find_map(|disk| slots::host(&disk.export)) else { return Ok(None) };
+        let waiting = || {
+            let what = format!("{host}: other jobs read as many disks of it as it bears");
+            self.say(Event::WaitingFor { what: Some(what) });
+        };
+        let taken = slots::take(&self.job.files.hosts(), host, disks.len(), waiting).await?;
+        self.say(Event::WaitingFor { what: None });
+        Ok(Some(taken))
     }
 
     fn say(&self, event: Event) {
@@ -260,12 +281,20 @@ fn shown(mark: &Option<String>) -> String {
 }
 
 /// One disk from its map to its checksum.
-async fn one(disk: usize, job: Rc<copy::Job>, tell: UnboundedSender<Event>) -> Result<(), CopyError> {
+async fn one(
+    disk: usize,
+    job: Rc<copy::Job>,
+    tell: UnboundedSender<Event>,
+    room: Rc<Room>,
+) -> Result<(), CopyError> {
     let say = |event| drop(tell.send(event));
     say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
     say(Event::RoundBegan { disk, change_id: "*".to_owned(), at: now() });
     let copying = async {
         let extents = job.reader.extents(job.ledger.identity().size).await?;
+        if let Some(text) = room.warning(job.target.path(), extents.covered_by(Kind::Data)) {
+            say(Event::Warning { text });
+        }
         say(Event::DiskEntered { disk, phase: DiskPhase::Copying });
         job.copy(extents).await
     };
@@ -276,6 +305,36 @@ async fn one(disk: usize, job: Rc<copy::Job>, tell: UnboundedSender<Event>) -> R
     };
     say(Event::RoundEnded { disk, at: now(), result: told });
     result.map(drop)
+}
+
+/// Whether the data of all disks fit where they go. A full target pauses the copy; this says so hours before.
+struct Room {
+    needed: Cell<u64>,
+    free: Option<u64>,
+}
+
+impl Room {
+    fn new(placed: &[Placed]) -> Self {
+        let is_device = |path: &Path| path.metadata().is_ok_and(|data| data.file_type().is_block_device());
+        let file = placed.iter().find(|placed| !is_device(&placed.path));
+        let directory = file.and_then(|placed| placed.path.parent());
+        let free = directory.and_then(|directory| nix::sys::statvfs::statvfs(directory).ok());
+        let free = free.map(|system| system.blocks_available() * system.fragment_size());
+        Self { needed: Cell::new(0), free }
+    }
+
+    fn warning(&self, path: &Path, more: u64) -> Option<String> {
+        let needed = self.needed.get() + more;
+        self.needed.set(needed);
+        let free = self.free.filter(|free| *free < needed)?;
+        Some(format!(
+            "the file system of {} has {} MiB free, and up to {} MiB are to be copied: when it is full, the copy waits \
+             for room",
+            path.display(),
+            free >> 20,
+            needed >> 20
+        ))
+    }
 }
 
 fn event(disk: usize, news: Told) -> Event {
