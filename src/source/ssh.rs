@@ -7,6 +7,7 @@
 //! For a two-phase conversion there is more: [`client`] asks the host, [`guest`] opens what is there.
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -48,7 +49,9 @@ pub async fn start_agent(tag: &str, key: &SshKey, private: &Path) -> Result<Path
     agent.command().arg("-D").arg("-a").arg(&socket);
     let agent = agent.spawn().map_err(|error| SshError::Agent(error.to_string()))?;
     tracing::info!("ssh-agent started with pid {agent}");
-    wait_for(agent, || socket.exists()).await.map_err(|exit| SshError::Agent(describe(exit)))?;
+    wait_for(agent, || UnixStream::connect(&socket).is_ok())
+        .await
+        .map_err(|exit| SshError::Agent(describe(exit)))?;
     add_key(tag, key, &socket, private).await?;
     Ok(socket)
 }
