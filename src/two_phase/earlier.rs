@@ -186,7 +186,8 @@ pub fn remember(directory: &Path, known: &Known) -> Result<(), EarlierError> {
         serde_json::to_writer(&mut file, known)?;
         file.as_file().sync_all()?;
         file.persist(&path)?;
-        std::fs::File::open(directory)?.sync_all()
+        std::fs::File::open(directory)?.sync_all()?;
+        directory.parent().map_or(Ok(()), |above| std::fs::File::open(above)?.sync_all())
     };
     write().map_err(|source| EarlierError::File { what: "write", path: path.clone(), source })
 }
