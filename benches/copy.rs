@@ -247,11 +247,11 @@ fn ours(mode: &str) {
             let areas = Extents::from_changed_areas(changed(), size);
             let start = Instant::now();
             let extents = job.reader.extents(size).await.expect("extents").intersect(&areas);
-            job.round(extents).await.expect("copy");
+            job.delta(extents).await.expect("copy");
             println!("{}", start.elapsed().as_secs_f64());
         } else {
             let extents = job.reader.extents(size).await.expect("extents");
-            job.copy(extents).await.expect("copy");
+            job.delta(extents).await.expect("copy");
         }
         Rc::into_inner(job).expect("one owner").close().await.expect("close");
     });

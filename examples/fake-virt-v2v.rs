@@ -19,8 +19,10 @@
 //!   `text` (to `"out"`, the default, `"err"` or `"mr"`; `chunk` bytes at a time with `chunk_ms` between),
 //!   `disk` (a partial output disk `<-os>/<name>-sda`: `true`, or the suffix `"sdb"`),
 //!   `child` (a process in the same group), `daemon` (one in its own session that lives on), both `true` or
-//!   `{"ignore_term": true}`, `sleep_ms`, and `wait_for` (the path of a file that somebody will make; two minutes at
-//!   most).
+//!   `{"ignore_term": true}`, `convert`, `sleep_ms`, and `wait_for` (the path of a file that somebody will make; two
+//!   minutes at most).
+//! * `convert` is what virt-v2v-in-place does to the disks that its libvirt XML (`-i libvirtxml FILE`) names: it writes
+//!   `{"pattern": 90, "offset": 1048576, "length": 65536}` into each by `qemu-io`, as the format that the XML says.
 //! * `on_term`: `"die"` leaves the disposition alone, `"ignore"` ignores SIGTERM and SIGINT, `"exit"` behaves like
 //!   virt-v2v 2.x: says so on stderr, exits with 1 after `on_term_ms`.
 //!
@@ -83,8 +85,17 @@ struct Step {
     disk: Option<Value>,
     child: Option<Value>,
     daemon: Option<Value>,
+    convert: Option<Change>,
     sleep_ms: u64,
     wait_for: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    pattern: u8,
+    offset: u64,
+    length: u64,
 }
 
 static TERMINATED: AtomicBool = AtomicBool::new(false);
@@ -202,6 +213,9 @@ fn play(args: &[String], here: &Path, scenario: Scenario, fds: BTreeMap<String, 
                 spawn_helper(kind, wanted["ignore_term"] == true);
             }
         }
+        if let Some(change) = &step.convert {
+            convert(args, change);
+        }
         pause(step.sleep_ms, &scenario);
         let begun = Instant::now();
         while step.wait_for.as_ref().is_some_and(|path| !path.exists())
@@ -211,6 +225,24 @@ fn play(args: &[String], here: &Path, scenario: Scenario, fds: BTreeMap<String, 
         }
     }
     exit(scenario.exit)
+}
+
+/// Changes all disks of the domain, as a conversion in place does.
+fn convert(args: &[String], change: &Change) {
+    let xml = args.iter().skip_while(|arg| *arg != "libvirtxml").nth(1).expect("-i libvirtxml FILE");
+    let xml = fs::read_to_string(xml).unwrap();
+    let attribute = |text: &str, before: &str| {
+        let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before} in {text}")).1;
+        rest.split_once('\'').unwrap().0.to_owned()
+    };
+    for disk in xml.split("<disk ").skip(1) {
+        let driver = disk.split_once("<driver ").expect("a driver").1;
+        let (format, path) = (attribute(driver, "type='"), attribute(disk, "<source file='"));
+        let Change { pattern, offset, length } = change;
+        let write = format!("write -P {pattern} {offset} {length}");
+        let written = Command::new("qemu-io").args(["-f", &format, "-c", &write, &path]).output().unwrap();
+        assert!(written.status.success(), "{written:?}");
+    }
 }
 
 /// Sleeps, and dies of SIGTERM in the meantime as virt-v2v 2.x does when asked to.

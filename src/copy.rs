@@ -205,13 +205,29 @@ impl Job {
         self.seal().await
     }
 
-    /// Copies what `extents` lists and the ledger does not have. Where they are less than the disk (a delta) they are
-    /// copied whether the ledger has them or not, and chunks of which only a part is listed must have been copied whole
-    /// before. An interrupted delta is repeated from its beginning.
+    /// Copies what `extents` lists and the ledger does not have. Where they are less than the disk, this is
+    /// [`Self::delta`].
     pub async fn round(self: &Rc<Self>, extents: Extents) -> Result<(), CopyError> {
         let size = self.ledger.identity().size;
-        let extents = Rc::new(extents.clamp(size));
-        let partial = self.announce(&extents).await?;
+        let extents = extents.clamp(size);
+        match extents.covered() == size {
+            true => self.copy_listed(extents, Vec::new()).await,
+            false => self.delta(extents).await,
+        }
+    }
+
+    /// Copies what changed since a round, whether the ledger has it or not, also when that is all of the disk. Chunks of
+    /// which only a part changed must have been copied whole before. An interrupted delta is repeated from its beginning.
+    pub async fn delta(self: &Rc<Self>, changed: Extents) -> Result<(), CopyError> {
+        let changed = changed.clamp(self.ledger.identity().size);
+        let partial = self.announce(&changed).await?;
+        self.copy_listed(changed, partial).await
+    }
+
+    /// Copies the chunks that are not finished, and those in `partial`, as far as they are listed.
+    async fn copy_listed(self: &Rc<Self>, extents: Extents, partial: Vec<u64>) -> Result<(), CopyError> {
+        let size = self.ledger.identity().size;
+        let extents = Rc::new(extents);
         let wanted = |index: u64| {
             self.ledger.standing(index) < Standing::Flushed || partial.binary_search(&index).is_ok()
         };
@@ -232,7 +248,12 @@ impl Job {
         copied?;
         let bad = bad?;
         if !bad.is_empty() {
-            let again = Spans::new(extents, size, most, move |index| bad.contains(&index));
+            // In ascending order, and there may be as many as the disk has chunks.
+            let is_bad = |index: u64| bad.binary_search(&index).is_ok();
+            // They were counted as finished, and are not.
+            let counted = Spans::new(Rc::clone(&extents), size, CHUNK, is_bad).map(|span| span.data());
+            progress.finished.set(progress.finished.get() - counted.sum::<u64>());
+            let again = Spans::new(Rc::clone(&extents), size, most, is_bad);
             self.run(again, &progress).await?;
         }
         self.target.was_written();
@@ -308,7 +329,7 @@ impl Job {
 
     /// Reads one span and writes it.
     async fn write(&self, span: &Span, stop: &Cell<bool>) -> Result<Vec<(u64, Digest)>, CopyError> {
-        let pieces = Arc::new(self.read(span).await?);
+        let pieces = Arc::new(self.read(span, &self.shared.budget).await?);
         let mut waiting = false;
         loop {
             match self.target.put(&pieces, span.data() > 0).await {
@@ -332,8 +353,8 @@ impl Job {
         }
     }
 
-    /// The span's content, in pieces of the size that the source likes.
-    async fn read(&self, span: &Span) -> Result<Vec<Piece>, ReadError> {
+    /// The span's content, in pieces of the size that the source likes, in memory of this budget.
+    async fn read(&self, span: &Span, budget: &Budget) -> Result<Vec<Piece>, ReadError> {
         let size = u64::from(self.reader.read_size()).max(1);
         let mut wanted = Vec::new();
         for extent in &span.extents {
@@ -354,7 +375,7 @@ impl Job {
             return Ok(wanted.into_iter().map(|extent| Piece { extent, data: None }).collect());
         }
         self.shared.limit.take(data).await;
-        let room = &self.shared.budget.reserve(data as usize).await;
+        let room = &budget.reserve(data as usize).await;
         let reads = wanted.into_iter().map(|extent| async move {
             let data = match extent.kind {
                 Kind::Data => {
@@ -467,12 +488,14 @@ impl Job {
         };
         let chunk = Extents::normalize([Extent::new(offset, CHUNK, Kind::Data)]);
         let part = Span { chunks: index..index + 1, extents: span.extents.intersect(&chunk) };
-        let Ok(pieces) = self.read(&part).await else { return mismatch(offset) };
+        // Memory of its own, for both sides of a chunk: the job's may be held by those that wait for this one's end.
+        let memory = Budget::new(2 * CHUNK as usize);
+        let Ok(pieces) = self.read(&part, &memory).await else { return mismatch(offset) };
         if target::digests(&pieces).iter().any(|(_, digest)| *digest != written) {
             return CopyError::SourceChanges { disk, offset };
         }
         for Piece { extent, data } in &pieces {
-            let buffer = self.shared.budget.buffer(extent.length as usize).await;
+            let buffer = memory.buffer(extent.length as usize).await;
             let Ok(found) = self.target.read(extent.offset, buffer).await else { return mismatch(offset) };
             let differs = match data {
                 Some(data) => found.iter().zip(data.iter()).position(|(found, read)| found != read),
@@ -538,15 +561,12 @@ impl Job {
 
     /// Before finished chunks are written anew (a delta), the ledger must not say any more what they hash to. Gives
     /// those of which only a part is listed.
-    async fn announce(&self, extents: &Rc<Extents>) -> Result<Vec<u64>, CopyError> {
+    async fn announce(&self, extents: &Extents) -> Result<Vec<u64>, CopyError> {
         let size = self.ledger.identity().size;
-        if extents.covered() == size {
-            return Ok(Vec::new());
-        }
         self.target.was_written();
         let digest = Digest::from_bytes([0; 32]);
         let (mut partial, mut records) = (Vec::new(), Vec::new());
-        for span in Spans::new(Rc::clone(extents), size, CHUNK, |_| true) {
+        for span in Spans::new(Rc::new(extents.clone()), size, CHUNK, |_| true) {
             let whole = span.is_whole(size);
             for index in span.chunks {
                 let standing = if whole { Standing::Open } else { Standing::Stale };

@@ -14,6 +14,7 @@ use nix::unistd::{AccessFlags, access, geteuid};
 use crate::json::one_line;
 use crate::plan::problems::Problems;
 use crate::plan::{Destination, LocalSource, Plan, Source, Surroundings, TwoPhasePrograms};
+use crate::two_phase::earlier::Stage;
 use crate::{undo, vault};
 
 /// Looks around for [`crate::plan::plan`].
@@ -33,8 +34,9 @@ pub fn surroundings(
     })
 }
 
-/// Reads the vault into the plan and checks what the plan names on this host.
-pub fn check(plan: &mut Plan, resumes: bool) -> Result<(), Problems> {
+/// Reads the vault into the plan and checks what the plan names on this host. `resumed` says how far the job came that
+/// is gone on with.
+pub fn check(plan: &mut Plan, resumed: Option<Stage>) -> Result<(), Problems> {
     let mut lines = Vec::new();
     match vault::read(&plan.luks_vault, geteuid().as_raw()) {
         Ok((keys, warning)) => {
@@ -43,11 +45,13 @@ pub fn check(plan: &mut Plan, resumes: bool) -> Result<(), Problems> {
         }
         Err(error) => lines.push(error.to_string()),
     }
-    if let Source::Local(source) = &plan.source {
+    // Disks that are copied are not looked at any more: they may be gone.
+    let is_read = resumed.is_none_or(|stage| stage == Stage::Copying);
+    if let (Source::Local(source), true) = (&plan.source, is_read) {
         local_source(source, &mut lines);
     }
     if let Destination::Local { directory } = &plan.destination {
-        output_directory(directory, &plan.vm_name, resumes, &mut lines);
+        output_directory(directory, &plan.vm_name, resumed.is_some(), &mut lines);
     }
     if lines.is_empty() { Ok(()) } else { Err(Problems::new(lines)) }
 }

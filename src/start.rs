@@ -25,7 +25,8 @@ use crate::secret::Scrubber;
 use crate::site::{Caller, Directories, Site, SiteError, find_program};
 use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
-use crate::two_phase::{earlier, kept_document};
+use crate::two_phase::earlier::{self, Stage};
+use crate::two_phase::kept_document;
 use crate::v2v::probe;
 use crate::{preflight, process, state_file, sweep, throttle};
 
@@ -151,7 +152,8 @@ fn prepare(
         Some(tag) => Some(earlier(directories, files, tag)?),
         None => None,
     };
-    let looked = preflight::check(&mut plan, earlier.is_some()).map_err(Refused::for_problems);
+    let (earlier, stage) = earlier.unzip();
+    let looked = preflight::check(&mut plan, stage).map_err(Refused::for_problems);
     // The vault's keys are known from here on, so the scrubber has them all.
     crate::log::start(&files.wrapper_log(), Scrubber::new(plan.secrets()))
         .map_err(|error| Refused::because(&error))?;
@@ -194,13 +196,13 @@ fn prepare(
     Ok(Job { plan, files: files.clone(), capabilities, earlier })
 }
 
-/// The files of the job that is resumed, if it can be.
-fn earlier(directories: &Directories, files: &JobFiles, tag: &str) -> Result<JobFiles, Refused> {
+/// The files of the job that is resumed, if it can be, and how far it came.
+fn earlier(directories: &Directories, files: &JobFiles, tag: &str) -> Result<(JobFiles, Stage), Refused> {
     let earlier = directories.job_files(tag);
     // With layout uci the place is this job's by now, and its lock says nothing of the earlier one.
     let over = if earlier.directory == files.directory { Ok(()) } else { earlier::is_over(&earlier) };
-    over.and_then(|()| earlier::find(&earlier)).map_err(|error| Refused::because(&error))?;
-    Ok(earlier)
+    let stage = over.and_then(|()| earlier::find(&earlier)).map_err(|error| Refused::because(&error))?;
+    Ok((earlier, stage))
 }
 
 fn read_document(stdin: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Refused> {

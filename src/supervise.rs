@@ -236,7 +236,13 @@ pub fn finish_for_the_dead(files: &JobFiles, state: &mut State, message: String)
         state.apply(Event::ToolExited { return_code });
         state.apply(Event::Finished { failed: false });
     } else {
-        state.apply(Event::Failed { message: with_advice(message, &entries, &files.tag) });
+        // With layout uci the place of the job does not tell its tag.
+        let tag = entries.iter().find_map(|entry| match entry {
+            Entry::Job { tag } => Some(tag),
+            _ => None,
+        });
+        let message = with_advice(message, &entries, tag.unwrap_or(&files.tag));
+        state.apply(Event::Failed { message });
         state.apply(Event::Finished { failed: true });
     }
     if write_final(&files.state(), state) {

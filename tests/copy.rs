@@ -1,35 +1,30 @@
 //! The copy engine on real servers: what is on the target afterwards is what was on the source, or the copy failed.
 //!
 //! The oracle of every test is a comparison of all bytes of both. The suite drives the library, because faults are put
-//! between its steps; the whole way through the program is in `tests/two_phase.rs`.
+//! between its steps; the whole way through the program is in `tests/two_phase.rs`. Where a copy must be killed, it is
+//! a program of its own (`examples/copy-disk.rs`).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+/// A part of a disk that changed is copied into a copy.
+mod delta;
+/// Reads that fail, and servers that die, hang or leave.
+mod failures;
+/// Copies that are killed, and gone on with.
+mod killed;
+/// Large disks and little memory.
+mod memory;
+/// What was written is read back, and what is found there.
+mod proof;
+/// Sizes, holes, blocks and how much is read at a time.
+mod reads;
+/// Targets that are full.
+mod room;
+/// What a target holds before, and what kind it is.
+mod targets;
+
+/// A copy as a program of its own.
+mod child;
+/// nbdkit behind a script.
+mod front;
+/// A source, its copy and its ledger.
 mod rig;
-
-use rig::{MIB, Rig, noise, same};
-use virt_v2v_wrapper::copy::Told;
-
-#[test]
-fn a_disk_of_any_size_is_copied_byte_for_byte_and_keeps_its_holes() {
-    for size in [0, 1, 511, 512, 4096, 65_535, 4 * MIB, 4 * MIB + 512, 37 * MIB + 1] {
-        let Some(rig) = Rig::new() else { return };
-        let mut pieces = vec![];
-        if size > 3 * MIB {
-            pieces.push((MIB, noise(1, 700_001)));
-            pieces.push((size - 3, vec![7; 3]));
-        } else if size > 0 {
-            pieces.push((size / 2, vec![9; (size - size / 2) as usize]));
-        }
-        let disk = rig.disk(size, &pieces);
-        let copied = rig.run(rig.copy()).unwrap();
-        assert!(same(&disk, &rig.path("copy")), "{size}");
-        assert!(copied.checksum.starts_with("blake3-4MiB:"), "{}", copied.checksum);
-        use std::os::unix::fs::MetadataExt;
-        if size == 37 * MIB + 1 {
-            let blocks = std::fs::metadata(rig.path("copy")).unwrap().blocks() * 512;
-            assert!(blocks < 2 * MIB, "{blocks} bytes are allocated");
-        }
-        let told = rig.told.borrow();
-        assert!(matches!(told[0], Told::ToCopy(_)), "{told:?}");
-    }
-}

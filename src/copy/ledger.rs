@@ -134,10 +134,12 @@ impl Ledger {
         let check = blake3::hash(&bytes);
         bytes.extend(check.as_bytes());
         let chunks = chunk::count(head.identity.size);
+        // Under its name when it is whole: half a ledger would be in the way of every later job.
+        let new = path.with_extension("new");
         let written = || -> std::io::Result<File> {
             let mut options = OpenOptions::new();
             let mut file =
-                options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+                options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             let length = HEAD + chunks * SLOT as u64;
             match fallocate(&file, FallocateFlags::empty(), 0, length as i64) {
                 Ok(()) => {}
@@ -146,6 +148,7 @@ impl Ledger {
             }
             file.write_all(&bytes)?;
             file.sync_all()?;
+            std::fs::rename(&new, path)?;
             if let Some(directory) = path.parent() {
                 File::open(directory)?.sync_all()?;
             }

@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use crate::process;
 
 /// Reads are never made smaller than this.
 const SMALLEST_READ: u32 = 64 << 10;
-/// Bytes whose block status is asked for before the answers are put in order.
-const STATUS_WINDOW: u64 = 64 << 30;
+/// Bytes whose block status is asked for before the answers are put in order, and which must be answered in time.
+const STATUS_WINDOW: u64 = 1 << 30;
 /// More extents than this are made coarser, so that memory does not grow with a disk's fragmentation: a hole that is
 /// read is not wrong.
 const MOST_EXTENTS: usize = 200_000;
@@ -286,33 +286,35 @@ impl Reader {
                 }
                 Err(_) => {
                     session.give_up();
-                    let said = format!("no answer for {} s", self.patience.stall.as_secs());
-                    return Err(Failure { said, too_large: false });
+                    return Err(Failure { said: self.no_answer(), too_large: false });
                 }
             }
         }
     }
 
-    /// What the disk of `size` bytes reads as: the whole of it, in order.
+    /// What the disk of `size` bytes reads as: the whole of it, in order, in blocks that the server reads.
     pub async fn extents(&self, size: u64) -> Result<Extents, ReadError> {
         let mut retries = self.patience.retries.iter();
         let mut found = Vec::new();
         let mut unit = 0_u32;
+        let mut block = NonZeroU64::MIN;
         let mut at = 0;
         while at < size {
             let length = (size - at).min(STATUS_WINDOW);
-            let failed = match self.session().await {
-                Ok(session) => match session.pool.extents(at, length).await {
+            let said = match self.session().await {
+                Ok(session) => match self.try_extents(&session, at, length).await {
                     Ok(extents) => {
                         found.extend(&extents);
+                        let minimum = u64::from(session.pool.export().blocks().minimum);
+                        block = NonZeroU64::new(minimum).map_or(block, |minimum| block.max(minimum));
                         None
                     }
-                    Err(error) => Some(chain(&error)),
+                    Err(said) => Some(said),
                 },
                 Err(error @ ReadError::Resized { .. }) => return Err(error),
                 Err(error) => Some(error.to_string()),
             };
-            if let Some(said) = failed {
+            if let Some(said) = said {
                 let Some(pause) = retries.next() else {
                     return Err(ReadError::Serve(format!(
                         "the block status of {} cannot be had: {said}",
@@ -323,6 +325,8 @@ impl Reader {
                 tokio::time::sleep(*pause).await;
                 continue;
             }
+            // Patience is for one place, not for the whole of a large disk.
+            retries = self.patience.retries.iter();
             while found.len() > MOST_EXTENTS && unit < 26 {
                 unit = (unit + 1).max(17);
                 found = coarser(found, 1 << unit, size);
@@ -330,7 +334,23 @@ impl Reader {
             at += length;
         }
         self.answered.set(Instant::now());
-        Ok(Extents::normalize(found))
+        // A hole that begins within a block is no reason for a read that the server refuses.
+        Ok(Extents::normalize(found).widen(block, size))
+    }
+
+    /// The block status of a range, or why it cannot be had. A server that says nothing for long is given up.
+    async fn try_extents(&self, session: &Session, at: u64, length: u64) -> Result<Extents, String> {
+        match tokio::time::timeout(self.patience.stall, session.pool.extents(at, length)).await {
+            Ok(answer) => answer.map_err(|error| chain(&error)),
+            Err(_) => {
+                session.give_up();
+                Err(self.no_answer())
+            }
+        }
+    }
+
+    fn no_answer(&self) -> String {
+        format!("no answer for {} s", self.patience.stall.as_secs())
     }
 
     /// Why the last read failed, if one did.
@@ -369,7 +389,8 @@ fn failure(error: &nbd::error::Error, session: &Session) -> Failure {
     // VDDK's words for a host whose NFC memory is used up; the error number is EIO then.
     let no_memory = |said: &str| said.to_ascii_lowercase().contains("failed to allocate");
     let too_large = error.is_too_large() || server.as_deref().is_some_and(no_memory);
-    if error.ends_connection() {
+    // A server that says that it is leaving says so until its clients have gone.
+    if error.ends_connection() || error.errno() == Some(nbd::reply::Errno::Shutdown) {
         session.broken.set(true);
     }
     let said = match server {

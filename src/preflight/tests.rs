@@ -15,7 +15,7 @@ fn a_plan(document: serde_json::Value) -> Plan {
 }
 
 fn problems(document: serde_json::Value) -> Vec<String> {
-    check(&mut a_plan(document), false).err().map(|problems| problems.lines().to_vec()).unwrap_or_default()
+    check(&mut a_plan(document), None).err().map(|problems| problems.lines().to_vec()).unwrap_or_default()
 }
 
 fn to_directory(directory: &Path) -> serde_json::Value {
@@ -96,7 +96,7 @@ fn the_vault_comes_first_and_fills_the_plan() {
     std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let mut plan = a_plan(to_directory(root.path()));
     plan.luks_vault = LuksVault { paths: vec![file.clone()], explicit: true, names: vec!["vm".into()] };
-    check(&mut plan, false).unwrap();
+    check(&mut plan, None).unwrap();
     assert_eq!(plan.luks_keys[0].key.expose_secret(), "luks-one");
     assert!(plan.secrets().iter().any(|secret| secret.expose_secret() == "luks-one"));
     assert!(!format!("{plan:?}").contains("luks-one"));
@@ -104,7 +104,7 @@ fn the_vault_comes_first_and_fills_the_plan() {
     std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     let mut plan = a_plan(to_directory(&root.path().join("none")));
     plan.luks_vault = LuksVault { paths: vec![file], explicit: true, names: vec!["vm".into()] };
-    let problems = check(&mut plan, false).unwrap_err();
+    let problems = check(&mut plan, None).unwrap_err();
     assert_eq!(problems.first(), "LUKS keys vault is accessible to others");
     assert_eq!(problems.lines().len(), 2);
 }

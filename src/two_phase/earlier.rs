@@ -87,6 +87,18 @@ pub enum Stage {
     Converted,
 }
 
+impl Stage {
+    fn of(entries: &[Entry]) -> Self {
+        if journal::can_be_committed(entries) {
+            Self::Converted
+        } else if entries.contains(&Entry::Copied) {
+            Self::Copied
+        } else {
+            Self::Copying
+        }
+    }
+}
+
 /// An earlier job whose copies are this job's now.
 #[derive(Debug)]
 pub struct Earlier {
@@ -102,8 +114,8 @@ fn journal_of(files: &JobFiles) -> PathBuf {
     if put_away.exists() { put_away } else { files.journal() }
 }
 
-/// Can this job be resumed?
-pub fn find(files: &JobFiles) -> Result<(), EarlierError> {
+/// Can this job be resumed? Then how far it came.
+pub fn find(files: &JobFiles) -> Result<Stage, EarlierError> {
     let tag = || files.tag.clone();
     let entries = journal::read(&journal_of(files))?;
     let resumed = entries.iter().find_map(|entry| match entry {
@@ -117,7 +129,7 @@ pub fn find(files: &JobFiles) -> Result<(), EarlierError> {
         return Err(EarlierError::Succeeded { tag: tag() });
     }
     if journal::fate(&entries) == Fate::Kept && files.copies().is_dir() {
-        return Ok(());
+        return Ok(Stage::of(&entries));
     }
     match entries.is_empty() && !files.copies().exists() {
         true => Err(EarlierError::Unknown { tag: tag(), directory: files.directory.clone() }),
@@ -135,15 +147,8 @@ pub fn is_over(files: &JobFiles) -> Result<(), EarlierError> {
 
 /// Makes the copies of the earlier job this one's. Killed at any moment, one of the two can be resumed.
 pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<Earlier, EarlierError> {
-    find(files)?;
+    let stage = find(files)?;
     let entries = journal::read(&journal_of(files))?;
-    let stage = if journal::can_be_committed(&entries) {
-        Stage::Converted
-    } else if entries.contains(&Entry::Copied) {
-        Stage::Copied
-    } else {
-        Stage::Copying
-    };
     let (from, to) = (files.copies(), job.files.copies());
     journal.record_once(&Entry::Copies { directory: to.clone() })?;
     for entry in &entries {
