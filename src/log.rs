@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::secret::Scrubber;
@@ -37,11 +39,17 @@ pub fn start(path: &Path, scrubber: Scrubber) -> Result<(), LogError> {
         .with_ansi(false)
         .event_format(Lines)
         .with_writer(LogFile { file: Mutex::new(file), scrubber })
-        .finish();
+        .finish()
+        .with(filter_fn(|meta| is_worth_it(meta.target(), *meta.level())));
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("a log is already open, {} stays unused", path.display());
     }
     Ok(())
+}
+
+/// The HTTP library tells of each request twice; of others only what they warn of is news.
+fn is_worth_it(target: &str, level: tracing::Level) -> bool {
+    target.starts_with(env!("CARGO_CRATE_NAME")) || level <= tracing::Level::WARN
 }
 
 struct LogFile {
@@ -111,4 +119,21 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_only_warn() {
+        use tracing::Level;
+        for (target, level, kept) in [
+            (module_path!(), Level::DEBUG, true),
+            ("hyper_util::client::legacy::pool", Level::DEBUG, false),
+            ("hyper_util::client::legacy::pool", Level::WARN, true),
+        ] {
+            assert_eq!(is_worth_it(target, level), kept, "{target} {level}");
+        }
+    }
 }
