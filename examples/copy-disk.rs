@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         std::env::args().nth(1).ok_or_else(|| "the task is missing".into()).and_then(|task| run(&task));
     match done {
         Ok(copied) => {
-            println!("{}", serde_json::json!({"checksum": copied.checksum, "peak_kib": peak_kib()}));
+            println!("{}", serde_json::json!({"checksum": copied.checksum(), "peak_kib": peak_kib()}));
             ExitCode::SUCCESS
         }
         Err(error) => {

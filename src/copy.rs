@@ -13,140 +13,36 @@
 //! 5. then the record was synced ([`Ledger::record`]).
 //!
 //! A job that is killed at any moment leaves a ledger in which each record is true, so going on means to copy the
-//! chunks without one. [`chunk`] is pure; [`reader`], [`target`] and [`ledger`] are the edges. Called by
-//! [`crate::two_phase`], one [`Job`] a disk.
+//! chunks without one. [`chunk`] is pure; [`reader`], [`target`] and [`ledger`] are the edges; second looks (at what an
+//! earlier job finished, at what differs) are in `again`. Called by [`crate::two_phase`], one [`Job`] a disk.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use futures_util::future::try_join_all;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::extent::{Extent, Extents, Kind};
-use crate::log::chain;
 use crate::nbd::budget::Budget;
-use crate::throttle::bucket::Bucket;
 
+mod again;
 pub mod chunk;
+mod error;
 pub mod ledger;
 pub mod reader;
+mod shared;
 pub mod target;
 
 use chunk::{CHUNK, Digest, Span, Spans, ZeroDigests};
-use ledger::{Ledger, LedgerError, Record, Standing};
+use ledger::{Ledger, Record, Standing};
 use reader::{ReadError, Reader};
-use target::{Piece, Target, TargetError};
+use target::{Piece, Target};
 
-/// A disk is not copied. What is in its ledger stays true.
-#[derive(Debug, thiserror::Error)]
-pub enum CopyError {
-    /// The source.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The target.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// The record of what is finished.
-    #[error("{}", chain(.0))]
-    Ledger(#[from] LedgerError),
-    /// The target does not hold what was written to it.
-    #[error(
-        "{path} is not what was read from {disk}: read back after a flush, it differs at offset {offset}. Check the \
-         storage below {path}; nothing of this copy can be trusted"
-    )]
-    Mismatch {
-        /// The disk.
-        disk: String,
-        /// The target.
-        path: std::path::PathBuf,
-        /// First byte that differs, or the beginning of the chunk in which one does.
-        offset: u64,
-    },
-    /// The source gives different bytes for the same place.
-    #[error(
-        "{disk} changes while it is copied (seen at offset {offset}): switch the machine off and start the job again"
-    )]
-    SourceChanges {
-        /// The disk.
-        disk: String,
-        /// First byte seen to change, or the beginning of its chunk.
-        offset: u64,
-    },
-    /// Only a part of a chunk was listed, and the rest of it was never copied.
-    #[error(
-        "a part of {disk} at offset {offset} was to be copied alone, and the rest never was: please report this"
-    )]
-    PartOfNothing {
-        /// The disk.
-        disk: String,
-        /// First byte of the chunk.
-        offset: u64,
-    },
-    /// A task ended before its time; the job is being stopped.
-    #[error("copying {disk} was stopped")]
-    Stopped {
-        /// The disk.
-        disk: String,
-    },
-}
-
-/// How much is done at a time. The defaults are measured (`benches/copy.rs`).
-#[derive(Debug, Clone)]
-pub struct Tuning {
-    /// Spans of one disk that are read or written at a time.
-    pub spans: usize,
-    /// Bytes that may be written and not yet proven, over all disks; more waits for the proof.
-    pub unproven: usize,
-    /// Written bytes are proven when so much time has passed ..
-    pub prove_every: Duration,
-    /// .. or so many are there.
-    pub prove_bytes: u64,
-    /// Spans that are read back at a time.
-    pub comparing: usize,
-    /// How often a full target is tried again.
-    pub full_retry: Duration,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            spans: 16,
-            unproven: 512 << 20,
-            prove_every: Duration::from_millis(500),
-            prove_bytes: 128 << 20,
-            comparing: 3,
-            full_retry: Duration::from_secs(1),
-        }
-    }
-}
-
-/// What the disks of a job share.
-#[derive(Clone)]
-pub struct Shared {
-    /// Memory for data.
-    pub budget: Budget,
-    /// Counted in KiB.
-    unproven: Arc<Semaphore>,
-    /// How much is done at a time.
-    pub tuning: Tuning,
-    /// The bandwidth limit: waited for before each read.
-    pub limit: Bucket,
-}
-
-impl Shared {
-    /// With `memory` bytes for data.
-    pub fn new(memory: usize, tuning: Tuning, limit: Bucket) -> Self {
-        let unproven = Arc::new(Semaphore::new(kib(tuning.unproven as u64) as usize));
-        Self { budget: Budget::new(memory), unproven, tuning, limit }
-    }
-}
-
-fn kib(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
-}
+pub use error::CopyError;
+pub use shared::{Shared, Tuning};
 
 /// What a copy says while it runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,11 +57,17 @@ pub enum Told {
     Warning(String),
 }
 
-/// A disk is on the target, every byte of it.
+/// A disk is on the target, every byte of it. Only [`Job::seal`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
+    checksum: String,
+}
+
+impl Copied {
     /// [`chunk::DiskHasher::checksum`] of the disk.
-    pub checksum: String,
+    pub fn checksum(&self) -> &str {
+        &self.checksum
+    }
 }
 
 /// The copy of one disk.
@@ -189,7 +91,7 @@ struct Written {
     span: Span,
     digests: Vec<(u64, Digest)>,
     /// Room that is free again when the span is proven.
-    _unproven: tokio::sync::OwnedSemaphorePermit,
+    _unproven: Option<OwnedSemaphorePermit>,
 }
 
 /// Counts finished bytes of data.
@@ -296,9 +198,7 @@ impl Job {
             if result.is_err() || stop.get() {
                 break;
             }
-            let bytes = kib(span.data()).clamp(1, kib(self.shared.tuning.unproven as u64));
-            let room = Arc::clone(&self.shared.unproven).acquire_many_owned(bytes).await;
-            let unproven = room.map_err(|_| CopyError::Stopped { disk: self.reader.disk() })?;
+            let unproven = self.shared.unproven(span.data()).await;
             let (job, written, stop) = (Rc::clone(self), written.clone(), Rc::clone(stop));
             running.spawn_local(async move {
                 let digests = job.write(&span, &stop).await?;
@@ -386,7 +286,7 @@ impl Job {
             };
             Ok(Piece { extent, data })
         });
-        all(reads).await
+        try_join_all(reads).await
     }
 
     /// The digests of a span of whole chunks that are zeros are known.
@@ -438,7 +338,8 @@ impl Job {
         self.target.flush().await?;
         if self.verify {
             for part in batch.chunks(self.shared.tuning.comparing.max(1)) {
-                all(part.iter().map(|written| self.compare(&written.span, &written.digests))).await?;
+                try_join_all(part.iter().map(|written| self.compare(&written.span, &written.digests)))
+                    .await?;
             }
         }
         let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
@@ -478,152 +379,9 @@ impl Job {
         Err(self.blame(span, index, digest).await)
     }
 
-    /// What is wrong with this chunk: source and target are read once more, for the sentence.
-    async fn blame(&self, span: &Span, index: u64, written: Digest) -> CopyError {
-        let (disk, offset) = (self.reader.disk(), index * CHUNK);
-        let mismatch = |offset| CopyError::Mismatch {
-            disk: self.reader.disk(),
-            path: self.target.path().to_owned(),
-            offset,
-        };
-        let chunk = Extents::normalize([Extent::new(offset, CHUNK, Kind::Data)]);
-        let part = Span { chunks: index..index + 1, extents: span.extents.intersect(&chunk) };
-        // Memory of its own, for both sides of a chunk: the job's may be held by those that wait for this one's end.
-        let memory = Budget::new(2 * CHUNK as usize);
-        let Ok(pieces) = self.read(&part, &memory).await else { return mismatch(offset) };
-        if target::digests(&pieces).iter().any(|(_, digest)| *digest != written) {
-            return CopyError::SourceChanges { disk, offset };
-        }
-        for Piece { extent, data } in &pieces {
-            let buffer = memory.buffer(extent.length as usize).await;
-            let Ok(found) = self.target.read(extent.offset, buffer).await else { return mismatch(offset) };
-            let differs = match data {
-                Some(data) => found.iter().zip(data.iter()).position(|(found, read)| found != read),
-                None => found.iter().position(|found| *found != 0),
-            };
-            if let Some(at) = differs {
-                return mismatch(extent.offset + at as u64);
-            }
-        }
-        // It reads back differently each time.
-        mismatch(offset)
-    }
-
-    /// Reads back what an earlier job finished. Gives the chunks that are not what they were; they are open again.
-    async fn prove_again(&self) -> Result<Vec<u64>, CopyError> {
-        let size = self.ledger.identity().size;
-        let mut finished = Vec::new();
-        if self.verify {
-            self.ledger.each(|record| {
-                if record.standing >= Standing::Flushed {
-                    finished.push((record.index, record.digest));
-                }
-            })?;
-        }
-        let zeros = ZeroDigests::new(size);
-        let bad = RefCell::new(Vec::new());
-        let runs = finished.chunk_by(|a, b| {
-            let zero = |chunk: &(u64, Digest)| chunk.1 == zeros.of(chunk.0);
-            a.0 + 1 == b.0 && zero(a) && zero(b)
-        });
-        for run in runs {
-            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-            let chunks = first.0..last.0 + 1;
-            let start = first.0 * CHUNK;
-            let bytes = (chunks.end * CHUNK).min(size) - start;
-            let kind = if first.1 == zeros.of(first.0) { Kind::Zero } else { Kind::Data };
-            let span = Span { chunks, extents: Extents::normalize([Extent::new(start, bytes, kind)]) };
-            let same = match kind {
-                Kind::Data => self.target.read_back(&span, &self.shared.budget).await? == run,
-                _ => {
-                    let range = start..start + bytes;
-                    self.target.first_non_zero(range, &self.shared.budget).await?.is_none()
-                }
-            };
-            if !same {
-                bad.borrow_mut().extend(span.chunks.clone());
-            }
-        }
-        let bad = bad.into_inner();
-        if !bad.is_empty() {
-            (self.tell)(Told::Warning(format!(
-                "{}: {} of {} finished chunks were changed since by somebody else; they are copied again",
-                self.target.path().display(),
-                bad.len(),
-                finished.len()
-            )));
-            let digest = Digest::from_bytes([0; 32]);
-            let open = bad.iter().map(|index| Record { index: *index, standing: Standing::Open, digest });
-            self.ledger.record(open.collect()).await?;
-        }
-        Ok(bad)
-    }
-
-    /// Before finished chunks are written anew (a delta), the ledger must not say any more what they hash to. Gives
-    /// those of which only a part is listed.
-    async fn announce(&self, extents: &Extents) -> Result<Vec<u64>, CopyError> {
-        let size = self.ledger.identity().size;
-        self.target.was_written();
-        let digest = Digest::from_bytes([0; 32]);
-        let (mut partial, mut records) = (Vec::new(), Vec::new());
-        for span in Spans::new(Rc::new(extents.clone()), size, CHUNK, |_| true) {
-            let whole = span.is_whole(size);
-            for index in span.chunks {
-                let standing = if whole { Standing::Open } else { Standing::Stale };
-                if self.ledger.standing(index) < standing {
-                    return Err(CopyError::PartOfNothing { disk: self.reader.disk(), offset: index * CHUNK });
-                }
-                records.push(Record { index, standing, digest });
-                if !whole {
-                    partial.push(index);
-                }
-            }
-        }
-        self.ledger.record(records).await?;
-        Ok(partial)
-    }
-
-    /// Chunks of which parts were written are hashed as they are on the target: each part was proven.
-    async fn digest_stale(&self) -> Result<(), CopyError> {
-        let size = self.ledger.identity().size;
-        let mut records = Vec::new();
-        let stale = (0..chunk::count(size)).filter(|index| self.ledger.standing(*index) == Standing::Stale);
-        for index in stale {
-            let extent = Extent::new(index * CHUNK, chunk::length(index, size), Kind::Data);
-            let span = Span { chunks: index..index + 1, extents: Extents::normalize([extent]) };
-            let digests = self.target.read_back(&span, &self.shared.budget).await?;
-            let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
-            records.extend(digests.into_iter().map(|(index, digest)| Record { index, standing, digest }));
-        }
-        Ok(self.ledger.record(records).await?)
-    }
-
     /// Ends server and target; the disk's file is durable under its name.
     pub async fn close(self) -> Result<(), CopyError> {
         self.reader.close().await;
         Ok(self.target.close().await?)
     }
-}
-
-/// All of them side by side; the first error ends it.
-async fn all<T, E>(futures: impl Iterator<Item = impl Future<Output = Result<T, E>>>) -> Result<Vec<T>, E> {
-    let mut futures: Vec<_> = futures.map(|future| Some(Box::pin(future))).collect();
-    let mut results: Vec<Option<T>> = futures.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        let mut waiting = false;
-        for (future, result) in futures.iter_mut().zip(&mut results) {
-            let Some(running) = future else { continue };
-            match running.as_mut().poll(context) {
-                std::task::Poll::Ready(Ok(value)) => {
-                    *result = Some(value);
-                    *future = None;
-                }
-                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
-                std::task::Poll::Pending => waiting = true,
-            }
-        }
-        if waiting { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(())) }
-    })
-    .await?;
-    Ok(results.into_iter().flatten().collect())
 }

@@ -300,7 +300,7 @@ async fn one(
     };
     let result = copying.await;
     let told = match &result {
-        Ok(copied) => Ok(copied.checksum.clone()),
+        Ok(copied) => Ok(copied.checksum().to_owned()),
         Err(error) => Err(chain(error)),
     };
     say(Event::RoundEnded { disk, at: now(), result: told });
