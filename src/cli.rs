@@ -13,6 +13,7 @@ use crate::log::chain;
 use crate::{schema, start};
 
 mod checks;
+mod checksum;
 mod jobs;
 mod watch;
 mod worker;
@@ -59,6 +60,16 @@ enum Verb {
         #[arg(long, value_name = "TAG")]
         remove: Option<String>,
     },
+    /// Print the checksum of raw disks, as the state file of a two-phase job shows it: blake3-4MiB:HEX.
+    ///
+    /// It is BLAKE3 over the BLAKE3 digests of the disk's chunks of 4 MiB, the last one as long as it is. Holes are not
+    /// read. The checksum in the state file is that of the source disk; the conversion then changes the copy. An image
+    /// with a format (qcow2, vmdk) must be made raw first: qemu-img convert -O raw.
+    Checksum {
+        /// Raw disk images or block devices.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// The background process of a job; the program starts it itself.
     #[command(hide = true)]
     Worker {
@@ -93,6 +104,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
         Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),
         Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),
         Some(Verb::Watch { state_file }) => watch::run(&state_file, &mut stdout()),
+        Some(Verb::Checksum { files }) => checksum::run(&files, &mut stdout()),
         Some(Verb::Jobs { json, remove }) => jobs::run(json, remove.as_deref(), &mut stdout()),
     };
     match outcome {

@@ -28,7 +28,7 @@ mod starts;
 mod state_reader;
 /// Two-phase jobs: copied, proven, converted, committed; interrupted anywhere and resumed.
 mod two_phase;
-/// The verbs beside the document on stdin: `watch`, `jobs`, `schema`, and mistakes.
+/// The verbs beside the document on stdin: `watch`, `jobs`, `schema`, `checksum`, and mistakes.
 mod verbs;
 
 /// vSphere's client, against a scripted server and against govmomi's simulator.

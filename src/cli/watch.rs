@@ -1,14 +1,15 @@
 //! `virt-v2v-wrapper watch`: shows a job until it ends. A reader of the state file like any other.
 //!
-//! On a terminal a bar for each disk; elsewhere a line whenever something changed by a whole percent, for a journal.
+//! On a terminal a bar for each disk; elsewhere a line whenever something changed by a whole percent, for a journal. What
+//! we copy ourselves (two-phase) has bytes and a rate as well, and a line for each disk that is finished.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::state::State;
 use crate::state_file;
@@ -18,10 +19,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Exit code: 0 converted, 2 failed, 1 the job's processes are gone without a final state.
 pub(super) fn run(path: &Path, out: &mut impl Write) -> std::io::Result<u8> {
     let mut view = View::new();
+    let mut proven = BTreeSet::new();
     loop {
         // Before the state is read: a job that ends between the two has then written its last state.
         let alive = is_alive(path);
         let state = state_file::read(path).map_err(std::io::Error::other)?;
+        for disk in &state.disks {
+            if let Some(checksum) = &disk.two_phase.checksum
+                && proven.insert(disk.path.clone())
+            {
+                view.say(&format!("{} is copied: {checksum}", disk.path), out)?;
+            }
+        }
         view.show(&state, out)?;
         if state.is_finished() {
             view.end();
@@ -84,18 +93,25 @@ impl View {
                     bar.set_position(disk.progress as u64);
                 }
                 job.set_position(state.progress as u64);
-                job.set_message(stage(state).to_owned());
+                job.set_message([stage(state), &copying(state)].join(" ").trim_end().to_owned());
                 Ok(())
             }
             Self::Lines { last } => {
-                let line = line(state);
+                // Bytes and rate alone are no reason for a line: they change all the time.
+                let line = line(state, "");
                 if line != *last {
-                    writeln!(out, "{line}")?;
-                    out.flush()?;
                     *last = line;
+                    return print(&self::line(state, &copying(state)), out);
                 }
                 Ok(())
             }
+        }
+    }
+
+    fn say(&self, text: &str, out: &mut impl Write) -> std::io::Result<()> {
+        match self {
+            Self::Bars { all, .. } => all.println(text),
+            Self::Lines { .. } => print(text, out),
         }
     }
 
@@ -119,11 +135,35 @@ fn stage(state: &State) -> &str {
     state.waiting_for.as_deref().or(state.stage.as_deref()).unwrap_or(&state.status)
 }
 
-fn line(state: &State) -> String {
+/// How much is copied, as long as not all is.
+fn copying(state: &State) -> String {
+    let (Some(copied), Some(total)) = (state.bytes_copied, state.bytes_total) else { return String::new() };
+    if copied >= total {
+        return String::new();
+    }
+    let mut text = format!("{} of {}", BinaryBytes(copied), BinaryBytes(total));
+    // Writing into a String cannot fail.
+    if let Some(rate) = state.rate {
+        let _ = write!(text, ", {}/s", BinaryBytes(rate));
+    }
+    if let Some(seconds) = state.eta_seconds {
+        let _ = write!(text, ", {} left", HumanDuration(Duration::from_secs(seconds)));
+    }
+    text
+}
+
+fn line(state: &State, copying: &str) -> String {
     let mut line = format!("{:3.0}% {}", state.progress.floor(), stage(state));
+    if !copying.is_empty() {
+        let _ = write!(line, " | {copying}");
+    }
     for disk in &state.disks {
-        // Writing into a String cannot fail.
         let _ = write!(line, " | {} {:.0}%", disk.path, disk.progress.floor());
     }
     line
+}
+
+fn print(text: &str, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "{text}")?;
+    out.flush()
 }
