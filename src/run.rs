@@ -234,9 +234,13 @@ pub fn judge(converted: Converted) -> Result<(), Failure> {
              there, or name another one (tmp_dir of the site configuration)"
                 .to_owned(),
         )),
-        (Some(Stopped::Signalled(signal)), _) => Err(Failure::failed(format!(
-            "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"
-        ))),
+        // A cancel like any other, and so nothing is kept for a later job; only the exit code is that of a failure.
+        (Some(Stopped::Signalled(signal)), _) => Err(Failure {
+            cancelled: true,
+            ..Failure::failed(format!(
+                "virt-v2v was stopped by signal {signal}: the conversion was cancelled and what it had begun undone"
+            ))
+        }),
         (None, exit) => Err(Failure::failed(evidence.sentence(exit))),
     }
 }

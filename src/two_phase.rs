@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
-use crate::convert::Stopped;
 use crate::destination::{Machine, Selected};
 use crate::domain::Placed;
 use crate::event::{Event, FoundDisk};
@@ -159,16 +158,11 @@ async fn convert(
     match in_place::run(job, task, recorder, journal, signals, throttling).await {
         Ok(drivers) => Ok(drivers),
         Err(InPlaceError::Cancelled(signal)) => Err(Failure::cancelled(signal)),
-        Err(InPlaceError::NotConverted(converted)) => match converted.stopped {
-            Some(Stopped::Signalled(signal)) => Err(Failure::failed(format!(
-                "virt-v2v-in-place was stopped by signal {signal}: the copies are as they were"
-            ))),
-            _ => {
-                judge(*converted)?;
-                // It ended well, which was ruled out before.
-                Err(Failure::failed("virt-v2v-in-place ended unexpectedly".to_owned()))
-            }
-        },
+        Err(InPlaceError::NotConverted(converted)) => {
+            judge(*converted)?;
+            // It ended well, which was ruled out before.
+            Err(Failure::failed("virt-v2v-in-place ended unexpectedly".to_owned()))
+        }
         Err(error) => Err(Failure::failed(chain(&error))),
     }
 }
