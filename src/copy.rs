@@ -2,13 +2,13 @@
 //!
 //! Why it cannot report a wrong disk as right: the only proof of a finished disk is its checksum, in [`Copied`]. The only
 //! way to one is [`Ledger::checksum`], which needs a record of every chunk. The only place that records is
-//! [`Job::prove`], and there each chunk went this way, in this order:
+//! `Job::prove`, and there each chunk went this way, in this order:
 //!
 //! 1. all its bytes were answered by the source ([`Reader::read`]), or the source says that they are zeros;
 //! 2. they were hashed from the same memory from which they were written, and every write was acknowledged
 //!    ([`Target::put`]);
 //! 3. then the target was flushed ([`Target::flush`]); a failed flush ends the job, nothing of it counts;
-//! 4. then the bytes were read back from the target and hashed, and the hashes are equal ([`Job::compare`]; only this
+//! 4. then the bytes were read back from the target and hashed, and the hashes are equal (`Job::compare`; only this
 //!    step is left out with `"verify": "off"`);
 //! 5. then the record was synced ([`Ledger::record`]).
 //!

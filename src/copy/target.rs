@@ -1,5 +1,5 @@
 //! Targets: where the bytes of a disk go, and from where they are read back. A raw file or a block device directly
-//! ([`file`]), an image with a format through qemu-nbd ([`nbd`]).
+//! ([`mod@file`]), an image with a format through qemu-nbd ([`nbd_image`]).
 //!
 //! A target knows three things for sure: what it was given to write, whether a flush succeeded, and what it reads back.
 //! What that says about the copy is the engine's to judge ([`crate::copy`]).
