@@ -12,6 +12,9 @@
 //!    step is left out with `"verify": "off"`);
 //! 5. then the record was synced ([`Ledger::record`]).
 //!
+//! Chunks of which only parts changed go the same way, part by part, and lose their record before; they get a new one at
+//! the end ([`Job::seal`]), from the target's own bytes.
+//!
 //! A job that is killed at any moment leaves a ledger in which each record is true, so going on means to copy the
 //! chunks without one. [`chunk`] is pure; [`reader`], [`target`] and [`ledger`] are the edges; second looks (at what an
 //! earlier job finished, at what differs) are in `again`. Called by [`crate::two_phase`], one [`Job`] a disk.
