@@ -1,18 +1,38 @@
 //! virt-v2v-wrapper: moves one virtual machine to KVM, and keeps a JSON state file true until the end.
 //!
 //! ```text
-//! stdin ─► document ─► plan ─► stages: source ─► copy ─► convert ─► destination ─► state file
-//! bytes    typed,      checked,         (all I/O is here)                          reply, CLI: readers only
-//!          lenient     complete
+//! stdin ─► document ─► plan ─► stages of run, two_phase (all I/O is here) ─► state file
+//! bytes    typed,      checked,  │                                           reply, CLI: readers only
+//!          lenient     complete  │
+//!                                ├ one-phase: source ─► convert (virt-v2v) ─► destination
+//!                                └ two-phase: source ─► copy ─► in_place (virt-v2v-in-place) ─► destination
 //! ```
 //!
 //! One way, no arrows back. The pure core takes values and gives values: [`document`], [`plan`], [`phase`],
-//! [`event`], [`state`], [`extent`], [`v2v`], and the readers of what describes a guest: [`vmx`], [`libvirt`], [`ovf`],
-//! [`vmdk`], [`xml`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
+//! [`event`], [`state`], [`extent`], [`v2v`], [`guest`] and [`domain`], and the readers of what describes a guest: [`vmx`],
+//! [`libvirt`], [`ovf`], [`vmdk`], [`xml`]. The edges are thin and do one thing each. Stages emit [`event::Event`]s,
 //! [`state::State::apply`] folds them, [`state_file`] stores the result; nothing else writes state.
 //!
-//! The ground of the copy engine (two-phase conversion) is laid in [`extent`], [`nbd`], [`export`] and
-//! [`source::open_disks`]; no job uses them yet.
+//! | where | what |
+//! | --- | --- |
+//! | [`cli`], [`start`], [`preflight`], [`reply`] | the process the client spawned: document to reply, the verbs |
+//! | [`daemon`], [`supervise`], [`run`], [`signals`] | the background: a supervisor, and its worker that runs the stages |
+//! | [`job`], [`journal`], [`undo`], [`sweep`], [`leftovers`] | a job's files, what it has begun, how that is undone |
+//! | [`source`] | `local`, `ssh`, `vsphere`: what the guest is, and by what each disk is served |
+//! | [`convert`], [`v2v`], [`follow`], [`trace`] | virt-v2v and virt-v2v-in-place: arguments, logs, failures, their signals |
+//! | [`destination`] | where the guest goes |
+//! | [`process`], [`secret`], [`log`], [`site`] | tools, what is kept out of texts, the wrapper's log, the host's configuration |
+//! | [`throttle`] | limits of a running job |
+//!
+//! Two-phase, in the order of the bytes:
+//!
+//! | where | what |
+//! | --- | --- |
+//! | [`two_phase`] | the order of the stages, and jobs that go on with an earlier one |
+//! | [`export`], [`nbd`] | a source disk served by nbdkit or qemu-nbd, and our client of it |
+//! | [`copy`] | extents in, proven extents out: why a wrong disk cannot be reported as right is its first page |
+//! | [`in_place`], [`overlay`], [`qemu_img`] | conversion on overlays, and their commit |
+//! | [`domain`] | the guest as libvirt XML, for virt-v2v-in-place and for the user |
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -63,7 +83,6 @@ pub mod undo;
 pub mod uri;
 pub mod v2v;
 pub mod vault;
-
 pub mod vmdk;
 pub mod vmx;
 pub mod xml;
