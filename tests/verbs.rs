@@ -172,7 +172,9 @@ fn a_checksum_is_that_of_the_definition() {
     let noise: Vec<u8> =
         (0..CHUNK as u32 + 1).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let whole = &noise[..CHUNK as usize];
-    let table: [(&str, u64, &[(u64, &[u8])]); 8] = [
+    /// Name, size, and the pieces of data with their offsets.
+    type Row<'a> = (&'a str, u64, &'a [(u64, &'a [u8])]);
+    let table: [Row; 8] = [
         ("empty", 0, &[]),
         ("one byte", 1, &[(0, b"x")]),
         ("one chunk", CHUNK, &[(0, whole)]),
