@@ -79,6 +79,11 @@ impl<'a> Job<'a> {
         self.finish_with(|_| ())
     }
 
+    /// Its name, by which a later job resumes it.
+    pub fn tag(&self) -> &str {
+        self.state_file.parent().and_then(|directory| directory.file_name()?.to_str()).unwrap()
+    }
+
     /// The tool's pid, once it runs.
     pub fn until_started(&mut self) -> i32 {
         let state = self.until("virt-v2v's pid", |_, state| state["started"] == json!(true));
@@ -105,8 +110,14 @@ impl<'a> Job<'a> {
 
     /// What every successful job ends with.
     pub fn assert_converted(&mut self, disks: usize) -> Value {
+        self.assert_converted_with(disks, |_| ())
+    }
+
+    /// The same; `look` sees every state on the way.
+    pub fn assert_converted_with(&mut self, disks: usize, mut look: impl FnMut(&Value)) -> Value {
         let mut between = false;
         let state = self.finish_with(|state| {
+            look(state);
             between |= state["progress"].as_f64().is_some_and(|percent| percent > 0.0 && percent < 100.0);
         });
         assert_eq!(state["failed"], json!(false), "{state:#}\n{}", self.logs());
@@ -122,15 +133,21 @@ impl<'a> Job<'a> {
         state
     }
 
-    /// What every failed job ends with; returns the sentence for the user.
+    /// What every failed job ends with that has nothing to keep; returns the sentence for the user.
     pub fn assert_failed(&mut self) -> String {
+        let message = self.assert_failure();
+        assert_eq!(files(&self.site.path("output")), Vec::<PathBuf>::new(), "a failed job leaves no disk");
+        message
+    }
+
+    /// What every failed job ends with; returns the sentence for the user.
+    pub fn assert_failure(&mut self) -> String {
         let state = self.finish();
         assert_eq!(state["failed"], json!(true), "{state:#}\n{}", self.logs());
         let message = state["last_message"]["message"].as_str().unwrap_or_default().to_owned();
         assert!(!message.is_empty(), "a failed job says why: {state:#}");
         assert_eq!(state["last_message"]["type"], json!("error"));
         self.site.assert_nothing_left();
-        assert_eq!(files(&self.site.path("output")), Vec::<PathBuf>::new(), "a failed job leaves no disk");
         message
     }
 }

@@ -185,7 +185,13 @@ impl Site {
 
     /// Starts the program as a client does: document, end of file, and the whole of stdout until it is closed.
     pub fn run(&self, document: &Value) -> Output {
+        self.run_with(&[], document.to_string().as_bytes())
+    }
+
+    /// The same with arguments.
+    fn run_with(&self, arguments: &[&str], stdin: &[u8]) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
+            .args(arguments)
             .env("VIRT_V2V_WRAPPER_CONFIG", self.path("config.toml"))
             .envs(&self.environment)
             .stdin(Stdio::piped())
@@ -193,14 +199,23 @@ impl Site {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(document.to_string().as_bytes()).unwrap();
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
         child.wait_with_output().unwrap()
     }
 
     /// Starts a job that passes validation.
     pub fn start(&self, document: &Value) -> Job<'_> {
+        self.started(|| self.run(document))
+    }
+
+    /// Resumes a job by its tag alone.
+    pub fn resume(&self, tag: &str) -> Job<'_> {
+        self.started(|| self.run_with(&["resume", tag], b""))
+    }
+
+    fn started(&self, run: impl FnOnce() -> Output) -> Job<'_> {
         let begun = Instant::now();
-        let output = self.run(document);
+        let output = run();
         assert!(
             output.status.success(),
             "the program refused the document: {:?}\n{}",

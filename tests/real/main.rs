@@ -16,6 +16,8 @@ mod in_place;
 mod local;
 /// The way clients come: the program started over ssh, the state fetched by sftp, the cancel sent by ssh.
 mod ssh;
+/// Two phases: our own copy, proven, then the conversion in place; what is left when either of them does not end well.
+mod two_phase;
 /// VMware through the simulated vCenter and VDDK: every disk arrives, and the password is seen nowhere.
 mod vddk;
 

@@ -19,21 +19,21 @@ use crate::secrets::SecretWatch;
 /// Time a client may spend on one command, a reply included. The conversion takes longer: nothing may wait for it.
 const CLIENT: Duration = Duration::from_secs(60);
 
-fn have() -> bool {
+pub fn have() -> bool {
     lab::have(V2V)
         && lab::have(&["sshd", "ssh", "ssh-keygen", "ssh-agent", "sftp", "useradd", "userdel"])
         && (lab::root() || lab::skip("only root can start an sshd that logs in other accounts"))
 }
 
 /// An sshd of our own.
-struct Sshd {
+pub struct Sshd {
     _server: Server,
-    directory: PathBuf,
-    port: u16,
+    pub directory: PathBuf,
+    pub port: u16,
 }
 
 impl Sshd {
-    fn start(site: &Site) -> Self {
+    pub fn start(site: &Site) -> Self {
         let directory = site.path("sim/sshd");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Server::start(
@@ -146,14 +146,14 @@ fn the_client_way_start_poll_cancel() {
 }
 
 /// The account's own known_hosts, put back at the end: virt-v2v's ssh reads no other. One test at a time has it.
-struct KnownHosts {
+pub struct KnownHosts {
     _turn: MutexGuard<'static, ()>,
     file: PathBuf,
     before: Option<Vec<u8>>,
 }
 
 impl KnownHosts {
-    fn with(lines: &[u8]) -> Self {
+    pub fn with(lines: &[u8]) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let home = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().dir;

@@ -13,10 +13,10 @@ use crate::disks;
 use crate::lab::{self, Server, Site, V2V};
 use crate::secrets::SecretWatch;
 
-const PASSWORD: &str = "Zx81-!pass word'\"$-7431";
+pub const PASSWORD: &str = "Zx81-!pass word'\"$-7431";
 
 /// Go, its vSphere simulator, a C compiler, openssl: what the vCenter and the stand-in are made with.
-fn have() -> bool {
+pub fn have() -> bool {
     lab::have(V2V)
         && lab::have(&["go", "cc", "openssl"])
         && (Path::new("/usr/share/gocode/src/github.com/vmware/govmomi/simulator").is_dir()
