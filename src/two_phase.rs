@@ -257,6 +257,10 @@ struct Rate {
 impl Rate {
     fn after(&mut self, copied: u64) -> Option<u64> {
         let now = Instant::now();
+        if copied == 0 {
+            // Before the first bytes it is not the copy that takes time.
+            self.seen.clear();
+        }
         self.seen.push_back((now, copied));
         if self.seen.len() > RATE_OVER {
             self.seen.pop_front();

@@ -130,9 +130,12 @@ fn every_state_and_the_reply_fit_their_schemas() {
 
 const CHUNK: u64 = 4 << 20;
 
+/// Bytes at an offset.
+type Piece<'a> = (u64, &'a [u8]);
+
 /// A file of `size` bytes that is a hole but for `pieces`, and its checksum by the words of the README: BLAKE3 over the
 /// BLAKE3 digests of its chunks of 4 MiB. The program's own code is not asked.
-fn disk(path: &Path, size: u64, pieces: &[(u64, &[u8])]) -> String {
+fn disk(path: &Path, size: u64, pieces: &[Piece]) -> String {
     let file = File::create(path).unwrap();
     file.set_len(size).unwrap();
     for (offset, bytes) in pieces {
@@ -172,9 +175,7 @@ fn a_checksum_is_that_of_the_definition() {
     let noise: Vec<u8> =
         (0..CHUNK as u32 + 1).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let whole = &noise[..CHUNK as usize];
-    /// Name, size, and the pieces of data with their offsets.
-    type Row<'a> = (&'a str, u64, &'a [(u64, &'a [u8])]);
-    let table: [Row; 8] = [
+    let table: [(&str, u64, &[Piece]); 8] = [
         ("empty", 0, &[]),
         ("one byte", 1, &[(0, b"x")]),
         ("one chunk", CHUNK, &[(0, whole)]),
