@@ -130,7 +130,7 @@ mod tests {
         let begun = Instant::now();
         let directory = tempfile::tempdir().unwrap();
         let pid_file = directory.path().join("pid");
-        for script in ["exec yes", "trap '' PIPE; exec yes", "exec sleep 1000"] {
+        for script in ["exec yes", "trap '' PIPE; while :; do echo y; done 2>/dev/null", "exec sleep 1000"] {
             let script = format!("echo $$ > '{}'; {script}", pid_file.display());
             let error = capture(shell(&script), 100, Duration::from_millis(500)).await.unwrap_err();
             assert!(matches!(error, CaptureError::TooMuch(100) | CaptureError::Slow(_)), "{error}");
