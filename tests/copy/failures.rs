@@ -122,6 +122,24 @@ fn a_server_that_ends_or_hangs_in_the_middle_is_replaced_and_nothing_is_lost() {
     }
 }
 
+/// Until its clients have gone it answers, but never with data.
+#[test]
+fn a_server_that_says_that_it_is_leaving_is_left() {
+    let Some(mut rig) = Rig::new() else { return };
+    let leaver = rig.path("leaver");
+    // Only the first server leaves; the shell's parent is the server.
+    let shell = format!(
+        "[ -e \"{0}\" ] || echo $PPID > \"{0}\"\n\
+         if [ $(cat \"{0}\") = $PPID ] && [ $4 -ge {1} ]; then echo \"ESHUTDOWN leaving\" >&2; exit 1; fi",
+        leaver.display(),
+        5 * MIB
+    );
+    rig.played(&shell, "");
+    rig.disk(9 * MIB, &[(0, noise(6, 9 * MIB as usize))]);
+    rig.run(rig.copy()).unwrap();
+    assert!(rig.is_copied());
+}
+
 /// Before the first byte is read, too.
 #[test]
 fn a_server_that_does_not_answer_about_its_blocks_is_replaced() {
