@@ -71,8 +71,9 @@ pub(super) const ADVICE: &[(&[&str], &str)] = &[
     (&["was not specified"], "A setting that this destination needs is missing: add it to the document."),
     (
         &["guestfs_launch failed"],
-        "The libguestfs appliance did not start: run libguestfs-test-tool on the conversion host, and check /dev/kvm \
-         and the free memory.",
+        "The libguestfs appliance did not start: run libguestfs-test-tool on the conversion host, and check the free \
+         memory and /dev/kvm; where that does not work, set libguestfs_backend_settings = \"force_tcg\" in the site \
+         configuration.",
     ),
     (
         &["No such file or directory"],
