@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 use crate::phase::Phase;
 
+mod steps;
 mod two_phase;
 
+use steps::STEPS;
 pub use two_phase::{Round, TwoPhaseDisk};
 
 /// Version of the state's schema.
@@ -148,22 +150,6 @@ struct Current {
     path: Option<String>,
 }
 
-/// Progress of the whole job when virt-v2v begins a step, by the beginning of its message
-/// (virt-v2v-output.md 7, one-phase column). Between the copies' bounds the disks' own progress counts.
-const STEPS: [(&str, f64); 12] = [
-    ("Setting up the source", 1.0),
-    ("Opening the ", 3.0),
-    ("Creating an overlay", 2.0),
-    ("Inspecting the ", 5.0),
-    ("Checking for sufficient", 6.0),
-    ("Converting ", 6.0),
-    ("Setting a random seed", 12.0),
-    ("SELinux relabelling", 13.0),
-    ("Mapping filesystem data", 14.0),
-    ("Closing the ", 15.0),
-    ("Creating output metadata", 99.0),
-    ("Finishing off", 99.0),
-];
 const COPY_BEGINS: f64 = 15.0;
 const COPY_ENDS: f64 = 98.0;
 /// A server or log that lies about its disks must not grow the state without bound.

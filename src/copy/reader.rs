@@ -6,23 +6,24 @@
 //! copied.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::OsString;
-use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::num::NonZeroU64;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
+use crate::export::Files;
 use crate::export::server::Server;
-use crate::export::{Export, Files, Filters};
 use crate::extent::{Extent, Extents, Kind};
 use crate::log::chain;
 use crate::nbd::budget::{Buffer, Reservation};
 use crate::nbd::pool::Pool;
 use crate::nbd::{self, Address, Options};
 use crate::process;
+
+mod terms;
+
+pub use terms::{Patience, ReadError, Serving};
 
 /// Reads are never made smaller than this.
 const SMALLEST_READ: u32 = 64 << 10;
@@ -31,78 +32,6 @@ const STATUS_WINDOW: u64 = 1 << 30;
 /// More extents than this are made coarser, so that memory does not grow with a disk's fragmentation: a hole that is
 /// read is not wrong.
 const MOST_EXTENTS: usize = 200_000;
-
-/// How patient a reader is.
-#[derive(Debug, Clone)]
-pub struct Patience {
-    /// Pauses before a failed read is tried again; when they are used up, the disk fails.
-    pub retries: Vec<Duration>,
-    /// When no read at all was answered for so long, the server is started anew (peers.md 6.3, row 22).
-    pub stall: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        let seconds = [0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0];
-        Self {
-            retries: seconds.into_iter().map(Duration::from_secs_f64).collect(),
-            stall: Duration::from_secs(120),
-        }
-    }
-}
-
-/// How a disk is served.
-#[derive(Debug, Clone)]
-pub struct Serving {
-    /// nbdkit or qemu-nbd.
-    pub program: PathBuf,
-    /// The job's tag.
-    pub tag: String,
-    /// What is served.
-    pub export: Export,
-    /// Filters that this nbdkit has.
-    pub filters: Filters,
-    /// The caller's `LD_LIBRARY_PATH`.
-    pub library_path: Option<OsString>,
-    /// The job's private directory.
-    pub private: PathBuf,
-    /// Number of the disk, from 0.
-    pub number: u32,
-    /// Connections to it.
-    pub connections: NonZeroUsize,
-}
-
-/// A disk cannot be read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ReadError {
-    /// Its server does not start, or does not let us in.
-    #[error("{0}")]
-    Serve(String),
-    /// Reads fail again and again.
-    #[error("reading {length} bytes at {offset} of {disk} failed {tries} times: {said}")]
-    Read {
-        /// The disk.
-        disk: String,
-        /// First byte.
-        offset: u64,
-        /// Bytes.
-        length: usize,
-        /// How often it was tried.
-        tries: usize,
-        /// What was said the last time.
-        said: String,
-    },
-    /// Its size is not what it was.
-    #[error("{disk} had {before} bytes and has {now}: it changed while it was copied; start the job again")]
-    Resized {
-        /// The disk.
-        disk: String,
-        /// Bytes at first.
-        before: u64,
-        /// Bytes now.
-        now: u64,
-    },
-}
 
 /// A server and the connections to it.
 struct Session {
