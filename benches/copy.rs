@@ -237,6 +237,7 @@ fn ours(mode: &str) {
             ledger,
             verify,
             shared: Shared::new(number("MEMORY", 96) << 20, tuning, Bucket::default()),
+            resumed: false,
             tell: Box::new(|_| ()),
         });
         if delta {

@@ -14,6 +14,7 @@ use crate::{schema, start};
 
 mod checks;
 mod checksum;
+mod cleanup;
 mod jobs;
 mod watch;
 mod worker;
@@ -51,6 +52,13 @@ enum Verb {
         /// Tag of the job; `jobs` lists them.
         tag: String,
     },
+    /// Put the source of a dead or failed job back as it was found: remove its snapshots, switch its change tracking off,
+    /// switch the machine on again if the job had switched it off. What is copied stays. The document is known but for its
+    /// secrets: a JSON object with these (or the whole document) goes to stdin.
+    Cleanup {
+        /// Tag of the job; `jobs` lists them.
+        tag: String,
+    },
     /// List the jobs of this host.
     Jobs {
         /// One JSON array instead of a table.
@@ -59,6 +67,9 @@ enum Verb {
         /// Remove the files of a finished job.
         #[arg(long, value_name = "TAG")]
         remove: Option<String>,
+        /// Remove them although they tell what the job has left on its source.
+        #[arg(long, requires = "remove")]
+        force: bool,
     },
     /// Print the checksum of raw disks, as the state file of a two-phase job shows it: blake3-4MiB:HEX.
     ///
@@ -77,6 +88,12 @@ enum Verb {
         sealed: PathBuf,
         /// Where to say that it runs.
         ready: PathBuf,
+    },
+    /// Puts the source of a job back; the program starts it itself.
+    #[command(hide = true)]
+    PutBack {
+        /// Where the job is.
+        sealed: PathBuf,
     },
 }
 
@@ -101,11 +118,20 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             let given = (!stdin().is_terminal()).then_some(&mut input as &mut dyn Read);
             return start::resume(&tag, given, &mut stdout(), &mut stderr());
         }
+        Some(Verb::Cleanup { tag }) => {
+            let mut input = stdin().lock();
+            let given = (!stdin().is_terminal()).then_some(&mut input as &mut dyn Read);
+            cleanup::run(&tag, given, &mut stdout())
+        }
         Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),
+        Some(Verb::PutBack { sealed }) => return worker::put_back(&sealed),
         Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),
         Some(Verb::Watch { state_file }) => watch::run(&state_file, &mut stdout()),
         Some(Verb::Checksum { files }) => checksum::run(&files, &mut stdout()),
-        Some(Verb::Jobs { json, remove }) => jobs::run(json, remove.as_deref(), &mut stdout()),
+        Some(Verb::Jobs { json, remove, force }) => {
+            let remove = remove.as_deref().map(|tag| jobs::Removal { tag, force });
+            jobs::run(json, remove, &mut stdout())
+        }
     };
     match outcome {
         Ok(code) => code,

@@ -83,6 +83,8 @@ pub struct Job {
     pub ledger: Ledger,
     /// Whether what was written is read back.
     pub verify: bool,
+    /// Whether what the ledger has was finished by an earlier process: then it is read back, too.
+    pub resumed: bool,
     /// Shared with the other disks.
     pub shared: Shared,
     /// Called with news.

@@ -104,6 +104,31 @@ pub enum Entry {
         /// Its tag.
         tag: String,
     },
+    /// The entries that follow, up to the next of this kind, are about this machine of the source (its id).
+    Machine {
+        /// E.g. `vm-62`.
+        moref: String,
+    },
+    /// Tracking of changed blocks, which was off, is about to be switched on.
+    TrackingOn,
+    /// It is off again, as it was found.
+    TrackingOff,
+    /// A snapshot is about to be taken.
+    Snapshot {
+        /// Its name, which no other has.
+        name: String,
+    },
+    /// It is gone, or was never taken.
+    SnapshotGone {
+        /// Its name.
+        name: String,
+    },
+    /// The last round is to be copied: the machine is about to be switched off, by whomever.
+    Cutover,
+    /// The machine, which ran, is about to be switched off by us.
+    SwitchedOff,
+    /// It runs again, as it was found: what was copied of it grows old, and the cutover is void.
+    SwitchedOn,
     /// The conversion is done and what it made is the user's: undo removes no output from here on.
     Succeeded {
         /// virt-v2v's exit code, 0.
@@ -231,6 +256,18 @@ pub fn succeeded(entries: &[Entry]) -> Option<i32> {
 /// Is there a converted guest whose overlays are not all known to be committed, or not yet the user's?
 pub fn can_be_committed(entries: &[Entry]) -> bool {
     succeeded(entries).is_none() && entries.iter().any(|entry| matches!(entry, Entry::Converted { .. }))
+}
+
+/// Are all disks copied, of a machine that has not run since as far as this journal knows?
+pub fn all_copied(entries: &[Entry]) -> bool {
+    let last = |wanted: &Entry| entries.iter().rposition(|entry| entry == wanted);
+    last(&Entry::Copied) > last(&Entry::SwitchedOn)
+}
+
+/// Was the cutover of a warm migration begun, and the machine not switched on again since?
+pub fn cut_over(entries: &[Entry]) -> bool {
+    let last = |wanted: &Entry| entries.iter().rposition(|entry| entry == wanted);
+    last(&Entry::Cutover) > last(&Entry::SwitchedOn)
 }
 
 /// Whose what a job made is, when the job is over.

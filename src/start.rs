@@ -117,6 +117,24 @@ fn begin(
     }
 }
 
+/// The plan of an earlier job, from the document that it kept and what is on stdin. Sentences if there is none.
+pub fn plan_again(
+    site: &Site,
+    files: &JobFiles,
+    stdin: Option<&mut dyn Read>,
+) -> Result<Plan, Vec<String>> {
+    let given = match stdin {
+        Some(stdin) => read_document(stdin).map_err(|Refused(problems)| problems)?,
+        None => Zeroizing::new(Vec::new()),
+    };
+    let bytes = kept_document::complete(files, &given).map_err(|error| vec![chain(&error)])?;
+    let parsed = document::parse(&bytes).map_err(|error| vec![chain(&error)])?;
+    let around =
+        preflight::surroundings(&|name| std::env::var_os(name), PathBuf::new(), TwoPhasePrograms::default())
+            .map_err(|error| vec![chain(&error)])?;
+    plan::plan(parsed.document, site, &around).map_err(|problems| problems.lines().to_vec())
+}
+
 /// Everything that can be refused once the job has a place for its state.
 fn prepare(
     site: &Site,

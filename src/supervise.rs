@@ -15,12 +15,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::event::Event;
+use crate::footprint::Footprint;
 use crate::job::{Job, JobFiles};
 use crate::journal::{Entry, Fate, Journal};
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::state::State;
-use crate::{journal, leftovers, state_file, undo};
+use crate::{journal, leftovers, put_back, state_file, undo};
 
 /// Signals that cancel a job.
 pub const CANCEL: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
@@ -30,6 +31,8 @@ pub const ORPHANED: Signal = Signal::SIGUSR1;
 
 /// A cancelled worker gives its tools 30 s (design.md "Processes") and undoes; after this it is stuck itself.
 const WORKER_PATIENCE: Duration = Duration::from_secs(36);
+/// A worker (or who comes after it) that puts the source back waits for vSphere.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(660);
 /// How long leftovers may take to die of SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a final state that cannot be written (a full disk) is tried again, once a second.
@@ -62,6 +65,8 @@ pub fn block_signals() -> nix::Result<SigSet> {
 pub struct Supervisor {
     worker: Pid,
     signals: SignalFd,
+    /// The job again, for who puts the source back when the worker is gone.
+    sealed: OwnedFd,
     /// Held until the job is closed, also when the worker, which holds it too, is gone.
     _lock: OwnedFd,
 }
@@ -81,6 +86,8 @@ impl Supervisor {
         let mut tool = Tool::new(std::path::Path::new("/proc/self/exe"), &job.files.tag);
         // Not one of those by which the user cancels: who kills the supervisor does not ask for its copies to be removed.
         tool.death_signal(ORPHANED);
+        let kept = sealed.try_clone();
+        let kept = kept.map_err(|source| SuperviseError::Prepare { what: "keep the plan", source })?;
         let sealed = tool.hand_over(sealed);
         let ready = tool.hand_over(ready);
         let second = lock.try_clone();
@@ -89,7 +96,7 @@ impl Supervisor {
         let worker =
             tool.spawn().map_err(|source| SuperviseError::Prepare { what: "start the worker", source })?;
         tracing::debug!("worker {worker} started");
-        Ok(Self { worker, signals, _lock: lock })
+        Ok(Self { worker, signals, sealed: kept, _lock: lock })
     }
 
     /// Waits for the worker and closes the job. Gives the exit code of contract.md 2.3 and the signal that cancelled
@@ -97,6 +104,7 @@ impl Supervisor {
     pub fn wait(self, job: &Job) -> Ended {
         let mut cancelled = None;
         let mut deadline = None;
+        let mut last_moment = None;
         let mut worker_exit = None;
         let mut orphans = Vec::new();
         while worker_exit.is_none() {
@@ -107,8 +115,16 @@ impl Supervisor {
                     tracing::info!("{signal} from process {}: cancelling the job", info.ssi_pid);
                     cancelled.get_or_insert(signal);
                     deadline.get_or_insert(Instant::now() + WORKER_PATIENCE);
+                    last_moment.get_or_insert(Instant::now() + SOURCE_PATIENCE);
                     self.signal_worker(signal);
                 }
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline)
+                && last_moment.is_some_and(|last| Instant::now() < last)
+                && !source_left(&job.files).is_clean()
+            {
+                // It puts the source back, which vSphere does at its own pace.
+                deadline = Some(Instant::now() + Duration::from_secs(1));
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 tracing::error!("the worker does not end: killing it");
@@ -121,7 +137,7 @@ impl Supervisor {
         }
         let exit = worker_exit.unwrap_or(Exit::Code(1));
         let signal = cancelled.map(|signal| signal as i32);
-        let state = close(job, exit, signal, orphans);
+        let state = close(job, exit, signal, orphans, &self.sealed);
         let message = state.last_message.map(|last| last.message);
         match exit {
             Exit::Code(code @ (0 | 2)) if signal.is_none() => Ended { code: code as u8, message, signal },
@@ -158,7 +174,13 @@ pub struct Ended {
 }
 
 /// After the worker: no process left, the private directory gone, a final state. Gives that state.
-fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, Exit)>) -> State {
+fn close(
+    job: &Job,
+    worker: Exit,
+    cancelled: Option<i32>,
+    mut ended: Vec<(Pid, Exit)>,
+    sealed: &OwnedFd,
+) -> State {
     leftovers::note(&job.files.journal(), &process::descendants());
     ended.extend(process::kill_all(process::descendants, KILL_PATIENCE));
     state_file::remove_temporary(&job.files.directory);
@@ -198,8 +220,45 @@ fn close(job: &Job, worker: Exit, cancelled: Option<i32>, mut ended: Vec<(Pid, E
     {
         tracing::error!("{}", chain(&error));
     }
+    put_source_back(job, &mut state, sealed);
     finish_for_the_dead(&job.files, &mut state, message);
     state
+}
+
+/// What the job has left on its source, as its journal says.
+fn source_left(files: &JobFiles) -> Footprint {
+    journal::read(&files.journal()).map(|entries| put_back::left(&entries)).unwrap_or_default()
+}
+
+/// By a process of its own: this one has no runtime, and must not hang with a vCenter that does.
+fn put_source_back(job: &Job, state: &mut State, sealed: &OwnedFd) {
+    let left = source_left(&job.files);
+    if left.is_clean() {
+        return;
+    }
+    let what = Some(format!("vSphere, to put back what the job changed on the source: {left}"));
+    state.apply(Event::WaitingFor { what });
+    if let Err(error) = state_file::write(&job.files.state(), state) {
+        tracing::error!("{}", chain(&error));
+    }
+    let started = sealed.try_clone().and_then(|sealed| {
+        let mut tool = Tool::new(std::path::Path::new("/proc/self/exe"), &job.files.tag);
+        let sealed = tool.hand_over(sealed);
+        tool.command().arg("put-back").arg(sealed);
+        tool.spawn()
+    });
+    match started {
+        Ok(pid) => {
+            let deadline = Instant::now() + SOURCE_PATIENCE;
+            while process::exit_of(pid).is_none() && Instant::now() < deadline {
+                process::reap();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            process::kill_all(process::descendants, KILL_PATIENCE);
+        }
+        Err(error) => tracing::error!("the source cannot be put back: {error}"),
+    }
+    state.apply(Event::WaitingFor { what: None });
 }
 
 /// The last message of a cancelled job; it begins with the old program's words (contract.md 3.3).
@@ -231,6 +290,19 @@ pub fn finish_for_the_dead(files: &JobFiles, state: &mut State, message: String)
     for problem in undo::undo(&entries) {
         tracing::error!("{problem}");
         state.apply(Event::Warning { text: problem });
+    }
+    let left = put_back::left(&entries);
+    if !left.is_clean() {
+        let tag = entries.iter().find_map(|entry| match entry {
+            Entry::Job { tag } => Some(tag.as_str()),
+            _ => None,
+        });
+        let text = format!(
+            "left on the source: {left}. virt-v2v-wrapper cleanup {} puts that back",
+            tag.unwrap_or(&files.tag)
+        );
+        tracing::error!("{text}");
+        state.apply(Event::Warning { text });
     }
     if let Some(return_code) = journal::succeeded(&entries) {
         state.apply(Event::ToolExited { return_code });

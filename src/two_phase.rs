@@ -30,11 +30,13 @@ use crate::throttle::Throttling;
 use crate::v2v::output::Drivers;
 use crate::{in_place, process};
 
-mod copies;
+pub(crate) mod copies;
 pub mod earlier;
 pub mod kept_document;
+mod machine;
+mod running;
 
-use copies::Copies;
+use copies::{Copies, Round};
 use earlier::Stage;
 
 /// How often the rate is told.
@@ -61,8 +63,14 @@ pub struct Desk<'a> {
     pub signals: &'a mut Signals,
 }
 
-/// All stages.
+/// All stages, and then the source is put back.
 pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Result<(), Failure> {
+    let ended = stages(job, two_phase, &mut desk).await;
+    machine::put_back(job, &mut desk, ended.is_ok()).await;
+    ended
+}
+
+async fn stages(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Result<(), Failure> {
     let private = private_directory(job, desk.journal)?;
     let earlier = match &job.earlier {
         Some(files) => {
@@ -70,18 +78,31 @@ pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Res
         }
         None => None,
     };
-    let stage = earlier.as_ref().map_or(Stage::Copying, |earlier| earlier.stage);
+    let stage = match &earlier {
+        Some(earlier) => machine::stage_of_now(job, two_phase, earlier, desk).await?,
+        None => Stage::Copying,
+    };
     let destination = Selected::of(&job.plan);
     let handle = destination.prepare(job, desk.journal).await.map_err(|error| Failure::broken(&error))?;
     let (mut throttling, limits) = Throttling::start(job);
     limits.into_iter().for_each(|event| desk.recorder.apply(event));
     let (known, placed) = match stage {
-        Stage::Copying => copy(job, two_phase, &private, &destination, &mut desk, &mut throttling).await?,
-        Stage::Copied | Stage::Converted => recall(job, &mut desk)?,
+        Stage::Copying => match &two_phase.warm {
+            Some(terms) => {
+                let running =
+                    running::Running { job, two_phase, terms, private: &private, destination: &destination };
+                running.copy(desk, &mut throttling).await?
+            }
+            None => copy(job, two_phase, &private, &destination, desk, &mut throttling).await?,
+        },
+        Stage::Copied | Stage::Converted => recall(job, desk)?,
     };
-    let entries = earlier.map(|earlier| earlier.entries).unwrap_or_default();
+    let entries = match stage {
+        Stage::Converted => earlier.map(|earlier| earlier.entries).unwrap_or_default(),
+        Stage::Copying | Stage::Copied => Vec::new(),
+    };
     let drivers =
-        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), &mut desk, &mut throttling)
+        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), desk, &mut throttling)
             .await?;
     let machine = Machine { plan: &job.plan, guest: &known.guest, disks: &placed, drivers: &drivers };
     match destination.publish(handle, &machine).await {
@@ -101,23 +122,44 @@ async fn copy(
     desk: &mut Desk<'_>,
     throttling: &mut Throttling,
 ) -> Result<(Known, Vec<Placed>), Failure> {
+    machine::switch_off(job, two_phase, desk, throttling).await?;
     let opened = open(job, private, desk).await?;
     let directory = job.files.copies();
-    let placed = destination.place(job, opened.disks.len()).await.map_err(|error| Failure::broken(&error))?;
-    desk.note(&Entry::Copies { directory: directory.clone() })?;
+    let known = Known { guest: opened.guest.clone(), domain: opened.domain.clone() };
+    let placed = place(job, destination, &directory, &known, desk).await?;
+    let (tell, events) = mpsc::unbounded_channel();
+    let round = &Round::only(placed.len());
+    let (opened, placed_there, directory) = (&opened, &placed, &directory);
+    let copies = Copies { job, two_phase, private, directory, opened, placed: placed_there, tell, round };
+    let bucket = throttling.bucket().clone();
+    let stage = async {
+        let copied = async {
+            copies.run(bucket).await?;
+            copies.compare_marks().await
+        };
+        copied.await.map_err(|error| Failure::failed(chain(&error)))
+    };
+    desk.attend(throttling, events, stage).await?;
+    desk.copied()?;
+    Ok((known, placed))
+}
+
+/// The targets of the disks, and what a later job must know of them.
+async fn place(
+    job: &Job,
+    destination: &Selected,
+    directory: &Path,
+    known: &Known,
+    desk: &mut Desk<'_>,
+) -> Result<Vec<Placed>, Failure> {
+    let placed = destination.place(job, known.guest.disks.len()).await;
+    let placed = placed.map_err(|error| Failure::broken(&error))?;
+    desk.note(&Entry::Copies { directory: directory.to_owned() })?;
     for target in &placed {
         desk.note(&Entry::OutputFile { path: target.path.clone() })?;
     }
-    let known = Known { guest: opened.guest.clone(), domain: opened.domain.clone() };
-    earlier::remember(&directory, &known).map_err(|error| Failure::broken(&error))?;
-    let (tell, events) = mpsc::unbounded_channel();
-    let copies =
-        Copies { job, two_phase, private, directory: &directory, opened: &opened, placed: &placed, tell };
-    let bucket = throttling.bucket().clone();
-    let stage = async { copies.run(bucket).await.map_err(|error| Failure::failed(chain(&error))) };
-    desk.attend(throttling, events, stage).await?;
-    desk.note(&Entry::Copied)?;
-    Ok((known, placed))
+    earlier::remember(directory, known).map_err(|error| Failure::broken(&error))?;
+    Ok(placed)
 }
 
 /// The source, opened; where that takes long it can be cancelled.
@@ -189,6 +231,11 @@ impl Desk<'_> {
     /// Journals what was not journalled before.
     pub fn note(&mut self, entry: &Entry) -> Result<(), Failure> {
         self.journal.record_once(entry).map_err(|error| Failure::broken(&error))
+    }
+
+    /// All disks are copied, of a machine that has not run since. Said again after each time that it had.
+    pub fn copied(&mut self) -> Result<(), Failure> {
+        self.journal.record(&Entry::Copied).map_err(|error| Failure::broken(&error))
     }
 
     /// Runs a stage to its end while its events are recorded, the limits are followed and signals are obeyed.

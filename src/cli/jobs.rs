@@ -8,7 +8,7 @@ use crate::job::{JobFiles, Taken};
 use crate::log::chain;
 use crate::site::{Caller, Site};
 use crate::state::State;
-use crate::{state_file, sweep};
+use crate::{journal, put_back, state_file, sweep};
 
 /// One job, as `--json` shows it.
 #[derive(Debug, Serialize)]
@@ -22,8 +22,17 @@ struct Row {
     state_file: std::path::PathBuf,
 }
 
+/// Which job's files are removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removal<'a> {
+    /// Its tag.
+    pub(super) tag: &'a str,
+    /// Although they tell what it has left on its source.
+    pub(super) force: bool,
+}
+
 /// Lists, or removes one. Dead jobs are closed first, so that no job is shown running that does not.
-pub(super) fn run(json: bool, remove: Option<&str>, out: &mut impl Write) -> std::io::Result<u8> {
+pub(super) fn run(json: bool, remove: Option<Removal<'_>>, out: &mut impl Write) -> std::io::Result<u8> {
     let directories = Site::load(&|name| std::env::var_os(name))
         .and_then(|site| site.directories(&Caller::of_this_process()));
     let directories = match directories {
@@ -35,9 +44,9 @@ pub(super) fn run(json: bool, remove: Option<&str>, out: &mut impl Write) -> std
         let _ = writeln!(std::io::stderr(), "{sentence}");
     }
     let mut jobs = directories.jobs();
-    if let Some(tag) = remove {
+    if let Some(Removal { tag, force }) = remove {
         return match jobs.into_iter().find(|files| files.tag == tag) {
-            Some(files) => Ok(self::remove(&files)),
+            Some(files) => Ok(self::remove(&files, force)),
             None => Ok(super::complain(&format!("there is no job {tag}"))),
         };
     }
@@ -86,8 +95,17 @@ fn outcome(state: &State) -> &'static str {
 }
 
 /// Removes the files of a job that is over; a running one is never touched.
-fn remove(files: &JobFiles) -> u8 {
+fn remove(files: &JobFiles, force: bool) -> u8 {
+    let left = match journal::read(&files.journal()) {
+        Ok(entries) => put_back::left(&entries),
+        Err(error) => return super::complain(&chain(&error)),
+    };
     match files.take_lock() {
+        Ok(Taken::Free(_) | Taken::Gone) if !left.is_clean() && !force => super::complain(&format!(
+            "job {tag} has left on its source: {left}. Put that back first (virt-v2v-wrapper cleanup {tag}), or remove its \
+             files all the same with --force",
+            tag = files.tag
+        )),
         Ok(Taken::Free(_) | Taken::Gone) => match files.remove() {
             Ok(()) => 0,
             Err(error) => super::complain(&chain(&error)),

@@ -1,4 +1,4 @@
-//! `virt-v2v-wrapper worker`: the process that [`crate::supervise`] starts. Hidden: nobody else calls it.
+//! `virt-v2v-wrapper worker` and `put-back`: the processes that [`crate::supervise`] starts. Hidden: nobody else calls them.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -6,7 +6,16 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use crate::log::chain;
-use crate::run;
+use crate::{put_back, run};
+
+/// Puts the source back after a worker that was killed.
+pub(super) fn put_back(sealed: &Path) -> u8 {
+    let done = std::fs::read(sealed).map_err(Into::into).and_then(|job| put_back::process(&Zeroizing::new(job)));
+    done.unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        super::complain(&format!("put-back is started by the program itself ({error})"))
+    })
+}
 
 /// Runs the job in the sealed file; its exit code is the job's (contract.md 2.3).
 pub(super) fn run(sealed: &Path, ready: &Path) -> u8 {

@@ -2,7 +2,11 @@
 //!
 //! None of this makes a chunk finished that was not: see the head of [`crate::copy`].
 
+use std::collections::HashMap;
 use std::rc::Rc;
+
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 
 use super::chunk::{self, CHUNK, Digest, Span, Spans, ZeroDigests};
 use super::ledger::{Record, Standing};
@@ -47,7 +51,7 @@ impl Job {
     pub(super) async fn prove_again(&self) -> Result<Vec<u64>, CopyError> {
         let size = self.ledger.identity().size;
         let mut finished = Vec::new();
-        if self.verify {
+        if self.verify && self.resumed {
             self.ledger.each(|record| {
                 if record.standing >= Standing::Flushed {
                     finished.push((record.index, record.digest));
@@ -85,9 +89,7 @@ impl Job {
                 bad.len(),
                 finished.len()
             )));
-            let digest = Digest::from_bytes([0; 32]);
-            let open = bad.iter().map(|index| Record { index: *index, standing: Standing::Open, digest });
-            self.ledger.record(open.collect()).await?;
+            self.open_again(&bad).await?;
         }
         Ok(bad)
     }
@@ -116,18 +118,89 @@ impl Job {
         Ok(partial)
     }
 
-    /// Chunks of which parts were written are hashed as they are on the target: each part was proven.
-    pub(super) async fn digest_stale(&self) -> Result<(), CopyError> {
+    /// Chunks of which parts were written are hashed as they are on the target: each part was proven. To be called only
+    /// when all parts that were announced are written.
+    pub async fn digest_stale(&self) -> Result<(), CopyError> {
         let size = self.ledger.identity().size;
-        let mut records = Vec::new();
         let stale = (0..chunk::count(size)).filter(|index| self.ledger.standing(*index) == Standing::Stale);
-        for index in stale {
-            let extent = Extent::new(index * CHUNK, chunk::length(index, size), Kind::Data);
-            let span = Span { chunks: index..index + 1, extents: Extents::normalize([extent]) };
-            let digests = self.target.read_back(&span, &self.shared.budget).await?;
-            let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
-            records.extend(digests.into_iter().map(|(index, digest)| Record { index, standing, digest }));
+        let stale: Vec<u64> = stale.collect();
+        let standing = if self.verify { Standing::Compared } else { Standing::Flushed };
+        for part in stale.chunks(self.shared.tuning.comparing.max(1)) {
+            let read = part.iter().map(|index| async move {
+                let extent = Extent::new(index * CHUNK, chunk::length(*index, size), Kind::Data);
+                let span =
+                    Span { chunks: *index..index + 1, extents: Extents::normalize([extent]) };
+                self.target.read_back(&span, &self.shared.budget).await
+            });
+            let digests = try_join_all(read).await?.into_iter().flatten();
+            let records = digests.map(|(index, digest)| Record { index, standing, digest });
+            self.ledger.record(records.collect()).await?;
         }
-        Ok(self.ledger.record(records).await?)
+        Ok(())
+    }
+
+    /// Before a copy that was interrupted goes on with a newer state of the source: what changed in between is to be
+    /// copied anew, whole chunks of it.
+    pub async fn forget(&self, changed: &Extents) -> Result<(), CopyError> {
+        let size = self.ledger.identity().size;
+        let spans = Spans::new(Rc::new(changed.clamp(size)), size, CHUNK, |_| true);
+        let finished = |index: &u64| self.ledger.standing(*index) > Standing::Open;
+        let chunks: Vec<u64> = spans.flat_map(|span| span.chunks).filter(finished).collect();
+        self.open_again(&chunks).await
+    }
+
+    /// For when nobody can tell what changed: copies what the ledger does not have, and of what it has, those chunks that
+    /// the source holds otherwise by now. `extents` are those of the whole disk. Gives how many bytes differed.
+    pub async fn refresh(self: &Rc<Self>, extents: Extents) -> Result<u64, CopyError> {
+        let size = self.ledger.identity().size;
+        let extents = extents.clamp(size);
+        let differing = self.differing(&extents).await?;
+        self.open_again(&differing).await?;
+        self.copy_listed(extents, Vec::new()).await?;
+        Ok(differing.iter().map(|index| chunk::length(*index, size)).sum())
+    }
+
+    async fn open_again(&self, chunks: &[u64]) -> Result<(), CopyError> {
+        let digest = Digest::from_bytes([0; 32]);
+        let open = chunks.iter().map(|index| Record { index: *index, standing: Standing::Open, digest });
+        Ok(self.ledger.record(open.collect()).await?)
+    }
+
+    /// Finished chunks that do not hash to what the source holds now, in ascending order. Only the source is read.
+    async fn differing(&self, extents: &Extents) -> Result<Vec<u64>, CopyError> {
+        let size = self.ledger.identity().size;
+        let mut known = HashMap::new();
+        self.ledger.each(|record| {
+            if record.standing >= Standing::Flushed {
+                known.insert(record.index, record.digest);
+            }
+        })?;
+        (self.tell)(Told::ToCopy(extents.covered_by(Kind::Data)));
+        let most = u64::from(self.reader.read_size());
+        let spans =
+            Spans::new(Rc::new(extents.clone()), size, most, |index| known.contains_key(&index));
+        let digests = spans.map(|span| async move {
+            let pieces = self.read(&span, &self.shared.budget).await?;
+            let digests = match span.data() {
+                0 => Vec::new(),
+                _ => {
+                    let hashed = tokio::task::spawn_blocking(move || target::digests(&pieces)).await;
+                    hashed.map_err(|_| CopyError::Stopped { disk: self.reader.disk() })?
+                }
+            };
+            Ok::<_, CopyError>((span.data(), self.with_zeros(&span, digests)))
+        });
+        let mut digests = futures_util::stream::iter(digests).buffer_unordered(self.shared.tuning.spans);
+        let (mut differing, mut compared) = (Vec::new(), 0);
+        while let Some(of_span) = digests.next().await {
+            let (data, found) = of_span?;
+            differing.extend(
+                found.into_iter().filter(|(index, digest)| known.get(index) != Some(digest)).map(|(index, _)| index),
+            );
+            compared += data;
+            (self.tell)(Told::Finished(compared));
+        }
+        differing.sort_unstable();
+        Ok(differing)
     }
 }

@@ -1,7 +1,8 @@
-//! The copies stage: source, target and ledger of every disk opened, then all copied side by side.
+//! A round of copying: source, target and ledger of every disk opened, then all copied side by side.
 //!
-//! Called by [`crate::two_phase`]; what happens to one disk is [`crate::copy`]'s. It changes nothing but targets and
-//! ledgers, and tells what it does through a channel.
+//! Called by [`crate::two_phase`] for the one round of a machine that is off, and by [`crate::warm`] for each of a machine
+//! that runs; what happens to one disk is [`crate::copy`]'s. It changes nothing but targets and ledgers, and tells what it
+//! does through a channel.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -20,11 +21,11 @@ use crate::copy::reader::{Patience, ReadError, Reader, Serving};
 use crate::copy::target::file::{Allocation, FileTarget};
 use crate::copy::target::nbd_image::{Image, NbdTarget};
 use crate::copy::target::{Target, TargetError};
-use crate::copy::{self, CopyError, Shared, Told, Tuning};
+use crate::copy::{self, Copied, CopyError, Shared, Told, Tuning};
 use crate::domain::Placed;
 use crate::event::Event;
 use crate::export::{Files, Filters, Program};
-use crate::extent::Kind;
+use crate::extent::{Extents, Kind};
 use crate::job::Job;
 use crate::log::chain;
 use crate::phase::{DiskPhase, Phase};
@@ -91,21 +92,59 @@ impl From<LedgerError> for CopiesError {
     }
 }
 
-/// The stage.
-pub(super) struct Copies<'a> {
-    pub(super) job: &'a Job,
-    pub(super) two_phase: &'a TwoPhase,
-    pub(super) private: &'a Path,
+/// What a round copies of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    /// All that the ledger does not have.
+    Missing,
+    /// The same, and what changed since the rest was copied.
+    MissingAnd(Extents),
+    /// What changed since the round before; the ledger has the whole disk.
+    Changed(Extents),
+    /// All that the source holds otherwise than the ledger says: nobody can tell what changed.
+    Differing,
+}
+
+/// One round over all disks.
+#[derive(Debug)]
+pub(crate) struct Round {
+    /// From 0.
+    pub(crate) number: u32,
+    /// The machine is off, and nothing is copied after it.
+    pub(crate) last: bool,
+    /// It follows other rounds of this process.
+    pub(crate) follows: bool,
+    /// Of a machine that runs: whether a disk changed since is known by its change id, not by a mark.
+    pub(crate) warm: bool,
+    /// For each disk: what is copied, and from which change id on; `*` is all of it.
+    pub(crate) disks: Vec<(What, String)>,
+}
+
+impl Round {
+    /// The only round of a machine that is off.
+    pub(crate) fn only(disks: usize) -> Self {
+        let all = vec![(What::Missing, "*".to_owned()); disks];
+        Self { number: 0, last: true, follows: false, warm: false, disks: all }
+    }
+}
+
+/// A round that is to be copied.
+pub(crate) struct Copies<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) two_phase: &'a TwoPhase,
+    pub(crate) private: &'a Path,
     /// Of the ledgers.
-    pub(super) directory: &'a Path,
-    pub(super) opened: &'a Opened,
-    pub(super) placed: &'a [Placed],
-    pub(super) tell: UnboundedSender<Event>,
+    pub(crate) directory: &'a Path,
+    pub(crate) opened: &'a Opened,
+    pub(crate) placed: &'a [Placed],
+    pub(crate) tell: UnboundedSender<Event>,
+    pub(crate) round: &'a Round,
 }
 
 impl Copies<'_> {
-    /// All of it. The checksums are told by events.
-    pub(super) async fn run(&self, limit: Bucket) -> Result<(), CopiesError> {
+    /// All of it, and for each disk how many bytes of data that were, or why not all of them are copied; the checksums are
+    /// told by events. In the last round the first failure ends it.
+    pub(crate) async fn run(&self, limit: Bucket) -> Result<Vec<Result<u64, CopyError>>, CopiesError> {
         let programs = &self.two_phase.programs;
         let filters = match self.opened.disks.iter().any(|disk| disk.export.program() == Program::Nbdkit) {
             true => Filters::probe(&programs.nbdkit, &self.job.files.tag).await,
@@ -120,24 +159,44 @@ impl Copies<'_> {
         for disk in 0..self.opened.disks.len() {
             let reader = self.reader(filters, disk, Rc::clone(&read_size));
             jobs.push(self.prepare(disk, reader, &shared).await?);
-            self.enter(disk, DiskPhase::Created);
-        }
-        self.say(Event::Entered(Phase::PreCopy { round: 0, last: true }));
-        let room = Rc::new(Room::new(self.placed));
-        let mut running = JoinSet::new();
-        for (disk, job) in jobs.iter().enumerate() {
-            running.spawn_local(one(disk, Rc::clone(job), self.tell.clone(), Rc::clone(&room)));
-        }
-        while let Some(ended) = running.join_next().await {
-            // The others are dropped with the set; what they finished is in their ledgers.
-            ended.unwrap_or_else(|_| Err(CopyError::Stopped { disk: "a disk".to_owned() }))?;
-        }
-        for job in jobs {
-            if let Some(job) = Rc::into_inner(job) {
-                job.close().await?;
+            if !self.round.follows {
+                self.enter(disk, DiskPhase::Created);
             }
         }
-        self.compare_marks().await
+        let Round { number, last, .. } = *self.round;
+        self.say(Event::Entered(Phase::PreCopy { round: number, last }));
+        let room = Rc::new(Room::new(self.placed));
+        let mut running = JoinSet::new();
+        for (disk, (job, (what, since))) in jobs.iter().zip(&self.round.disks).enumerate() {
+            let one = One { disk, job: Rc::clone(job), tell: self.tell.clone(), room: Rc::clone(&room) };
+            let (what, since) = (what.clone(), since.clone());
+            running.spawn_local(async move { (disk, one.copy(what, since).await) });
+        }
+        let stopped = || Err(CopyError::Stopped { disk: "a disk".to_owned() });
+        let mut results: Vec<_> = jobs.iter().map(|_| stopped()).collect();
+        while let Some(ended) = running.join_next().await {
+            match ended {
+                // The others are dropped with the set; what they finished is in their ledgers.
+                Ok((_, Err(error))) if last => return Err(error.into()),
+                Ok((disk, result)) => results[disk] = result,
+                Err(_) if last => return Err(CopyError::Stopped { disk: "a disk".to_owned() }.into()),
+                Err(_) => {}
+            }
+        }
+        for (job, result) in jobs.into_iter().zip(&mut results) {
+            let closed = match Rc::into_inner(job) {
+                Some(job) => job.close().await,
+                None => Err(CopyError::Stopped { disk: "a disk".to_owned() }),
+            };
+            // What is not durable is not copied.
+            if let (true, Err(error)) = (result.is_ok(), closed) {
+                *result = Err(error);
+            }
+        }
+        if last && let Some(position) = results.iter().position(Result::is_err) {
+            results.swap_remove(position)?;
+        }
+        Ok(results)
     }
 
     /// As many readers as the host of the disks bears, over all jobs.
@@ -205,7 +264,7 @@ impl Copies<'_> {
         let ledger = match kept {
             Some(ledger) => {
                 same(ledger.identity(), &identity)?;
-                if identity.mark.is_none() {
+                if identity.mark.is_none() && !self.round.warm {
                     let text = format!(
                         "{}: nobody can tell whether it changed since it was copied: the machine must not have run \
                          meanwhile",
@@ -224,6 +283,7 @@ impl Copies<'_> {
             target,
             ledger,
             verify: self.two_phase.verify,
+            resumed: !self.round.follows,
             shared: shared.clone(),
             tell: Box::new(move |news| drop(tell.send(event(disk, news)))),
         }))
@@ -264,7 +324,7 @@ impl Copies<'_> {
     }
 
     /// A disk that changed under the copy was not switched off.
-    async fn compare_marks(&self) -> Result<(), CopiesError> {
+    pub(crate) async fn compare_marks(&self) -> Result<(), CopiesError> {
         let now = source::marks(self.job, self.opened).await?;
         for ((disk, source), now) in self.opened.guest.disks.iter().zip(&self.opened.disks).zip(now) {
             if source.mark != now {
@@ -280,31 +340,59 @@ fn shown(mark: &Option<String>) -> String {
     mark.clone().unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// One disk from its map to its checksum.
-async fn one(
+/// One disk of a round.
+struct One {
     disk: usize,
     job: Rc<copy::Job>,
     tell: UnboundedSender<Event>,
     room: Rc<Room>,
-) -> Result<(), CopyError> {
-    let say = |event| drop(tell.send(event));
-    say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
-    say(Event::RoundBegan { disk, change_id: "*".to_owned(), at: now() });
-    let copying = async {
-        let extents = job.reader.extents(job.ledger.identity().size).await?;
-        if let Some(text) = room.warning(job.target.path(), extents.covered_by(Kind::Data)) {
-            say(Event::Warning { text });
+}
+
+impl One {
+    fn say(&self, event: Event) {
+        // The other end is only gone when the stage is over.
+        drop(self.tell.send(event));
+    }
+
+    /// From its map to its checksum.
+    async fn copy(&self, what: What, since: String) -> Result<u64, CopyError> {
+        let disk = self.disk;
+        self.say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
+        self.say(Event::RoundBegan { disk, change_id: since, at: now() });
+        let result = self.copy_what(what).await;
+        let told = match &result {
+            Ok((_, copied)) => Ok(copied.checksum().to_owned()),
+            Err(error) => Err(chain(error)),
+        };
+        self.say(Event::RoundEnded { disk, at: now(), result: told });
+        result.map(|(bytes, _)| bytes)
+    }
+
+    async fn copy_what(&self, what: What) -> Result<(u64, Copied), CopyError> {
+        let job = &self.job;
+        let copying = || self.say(Event::DiskEntered { disk: self.disk, phase: DiskPhase::Copying });
+        if let What::Changed(areas) = what {
+            copying();
+            let bytes = areas.covered_by(Kind::Data);
+            job.delta(areas).await?;
+            return Ok((bytes, job.seal().await?));
         }
-        say(Event::DiskEntered { disk, phase: DiskPhase::Copying });
-        job.copy(extents).await
-    };
-    let result = copying.await;
-    let told = match &result {
-        Ok(copied) => Ok(copied.checksum().to_owned()),
-        Err(error) => Err(chain(error)),
-    };
-    say(Event::RoundEnded { disk, at: now(), result: told });
-    result.map(drop)
+        if let What::MissingAnd(changed) = &what {
+            job.forget(changed).await?;
+        }
+        let extents = job.reader.extents(job.ledger.identity().size).await?;
+        if let Some(text) = self.room.warning(job.target.path(), extents.covered_by(Kind::Data)) {
+            self.say(Event::Warning { text });
+        }
+        copying();
+        let bytes = extents.covered_by(Kind::Data);
+        if what != What::Differing {
+            return Ok((bytes, job.copy(extents).await?));
+        }
+        let differed = job.refresh(extents).await?;
+        tracing::info!("{}: {differed} bytes differed", job.reader.disk());
+        Ok((bytes, job.seal().await?))
+    }
 }
 
 /// Whether the data of all disks fit where they go. A full target pauses the copy; this says so hours before.

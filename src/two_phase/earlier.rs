@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Known;
 use crate::copy::ledger::{Ledger, LedgerError, Standing};
 use crate::domain::Placed;
+use crate::footprint::Footprint;
 use crate::job::{Job, JobError, JobFiles, Taken};
 use crate::journal::{self, Entry, Fate, Journal, JournalError};
 
@@ -55,6 +56,15 @@ pub enum EarlierError {
         /// The other job.
         by: String,
     },
+    /// Its copies are neither those of the machine nor those of the conversion.
+    #[error(
+        "resume: the machine of job {tag} was switched on again when the job had begun to change its copies: they are of \
+         no use any more. Remove the job (virt-v2v-wrapper jobs --remove {tag}) and start without resume"
+    )]
+    RanSince {
+        /// The tag.
+        tag: String,
+    },
     /// A file of it.
     #[error("resume: cannot {what} {path}")]
     File {
@@ -89,12 +99,11 @@ pub enum Stage {
 
 impl Stage {
     fn of(entries: &[Entry]) -> Self {
-        if journal::can_be_committed(entries) {
-            Self::Converted
-        } else if entries.contains(&Entry::Copied) {
-            Self::Copied
-        } else {
-            Self::Copying
+        match (journal::all_copied(entries), journal::can_be_committed(entries)) {
+            (true, true) => Self::Converted,
+            (true, false) => Self::Copied,
+            // What was converted is older than the machine, which ran since.
+            (false, _) => Self::Copying,
         }
     }
 }
@@ -109,7 +118,7 @@ pub struct Earlier {
 }
 
 /// The journal of a job, which may have been put away by a later job in the same place ([`Journal::put_away`]).
-fn journal_of(files: &JobFiles) -> PathBuf {
+pub fn journal_of(files: &JobFiles) -> PathBuf {
     let put_away = files.copies().join(journal::PUT_AWAY);
     if put_away.exists() { put_away } else { files.journal() }
 }
@@ -129,7 +138,12 @@ pub fn find(files: &JobFiles) -> Result<Stage, EarlierError> {
         return Err(EarlierError::Succeeded { tag: tag() });
     }
     if journal::fate(&entries) == Fate::Kept && files.copies().is_dir() {
-        return Ok(Stage::of(&entries));
+        let stage = Stage::of(&entries);
+        let changed = entries.iter().any(|entry| matches!(entry, Entry::CommitStarted { .. }));
+        return match stage == Stage::Copying && changed {
+            true => Err(EarlierError::RanSince { tag: tag() }),
+            false => Ok(stage),
+        };
     }
     match entries.is_empty() && !files.copies().exists() {
         true => Err(EarlierError::Unknown { tag: tag(), directory: files.directory.clone() }),
@@ -151,14 +165,19 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
     let entries = journal::read(&journal_of(files))?;
     let (from, to) = (files.copies(), job.files.copies());
     journal.record_once(&Entry::Copies { directory: to.clone() })?;
+    for entry in Footprint::of(&entries).entries() {
+        journal.record(&entry)?;
+    }
     for entry in &entries {
-        let goes_on = match entry {
-            Entry::OutputFile { .. } | Entry::Resumable | Entry::Copied => true,
+        match entry {
+            Entry::OutputFile { .. } | Entry::Resumable => journal.record_once(entry)?,
+            Entry::Copied if stage != Stage::Copying => journal.record_once(entry)?,
+            // Of a conversion that does not count any more: they go with this job.
+            Entry::Converted { overlays, .. } if stage == Stage::Copying => {
+                journal.record_once(&Entry::OverlayDirectory { path: overlays.clone() })?;
+            }
             // What is converted is journalled again by the conversion stage, which knows what of it is committed.
-            _ => false,
-        };
-        if goes_on {
-            journal.record_once(entry)?;
+            _ => {}
         }
     }
     let own = journal_of(files);
@@ -197,12 +216,25 @@ pub fn remember(directory: &Path, known: &Known) -> Result<(), EarlierError> {
     write().map_err(|source| EarlierError::File { what: "write", path: path.clone(), source })
 }
 
-/// What is known of finished copies: the guest, and each disk's target and checksum.
-pub fn recall(directory: &Path) -> Result<(Known, Vec<(Placed, String)>), EarlierError> {
+/// What an earlier job kept of the guest, if it came so far.
+pub fn known(directory: &Path) -> Result<Option<Known>, EarlierError> {
     let path = directory.join(KNOWN);
     let error = |source| EarlierError::File { what: "read", path: path.clone(), source };
-    let text = std::fs::read(&path).map_err(error)?;
-    let known: Known = serde_json::from_slice(&text).map_err(|source| error(source.into()))?;
+    match std::fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|source| error(source.into())),
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(error(other)),
+    }
+}
+
+/// What is known of finished copies: the guest, and each disk's target and checksum.
+pub fn recall(directory: &Path) -> Result<(Known, Vec<(Placed, String)>), EarlierError> {
+    let missing = || EarlierError::File {
+        what: "read",
+        path: directory.join(KNOWN),
+        source: std::io::ErrorKind::NotFound.into(),
+    };
+    let known = known(directory)?.ok_or_else(missing)?;
     let disks = (0..known.guest.disks.len()).map(|disk| {
         let ledger = Ledger::open(&ledger(directory, disk))?;
         let identity = ledger.identity();

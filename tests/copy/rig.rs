@@ -154,6 +154,7 @@ impl Rig {
             target,
             ledger,
             verify: self.verify,
+            resumed: true,
             shared: shared.clone(),
             tell: Box::new(move |news| told.borrow_mut().push(news)),
         }))

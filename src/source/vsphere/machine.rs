@@ -134,6 +134,11 @@ impl Inventory {
         let parts = [self.uuid.as_deref(), self.configuration.as_deref(), change_id, Some(&backing.file)];
         Some(parts.map(Option::unwrap_or_default).join("|"))
     }
+
+    /// The marks of all disks.
+    pub fn marks(&self) -> Vec<Option<String>> {
+        (0..self.backings.len()).map(|disk| self.mark(disk)).collect()
+    }
 }
 
 /// Names that properties of a machine refer to.

@@ -27,6 +27,7 @@ pub mod error;
 pub mod inventory;
 pub mod machine;
 pub mod properties;
+pub mod restore;
 pub mod soap;
 pub mod tls;
 
@@ -162,30 +163,36 @@ impl Vsphere {
         self.client.close().await;
     }
 
-    fn disk(&self, machine: &Inventory, disk: usize) -> Option<SourceDisk> {
-        let backing = machine.backings.get(disk)?;
-        let export = Export::Vddk {
+    /// A file of a machine's disk. Without a snapshot the machine must be off.
+    pub fn export(&self, moref: &str, file: &str, snapshot: Option<&str>) -> Export {
+        Export::Vddk {
             server: self.address.host.clone(),
             port: self.address.unusual_port(),
             user: self.address.user.clone(),
             password: self.password.clone(),
-            moref: machine.moref.clone(),
+            moref: moref.to_owned(),
             thumbprint: self.client.thumbprint(),
             libdir: self.libdir.clone(),
-            file: backing.file.clone(),
-            // The machine is off: its newest file is what it would start from.
-            snapshot: None,
+            file: file.to_owned(),
+            snapshot: snapshot.map(str::to_owned),
             transports: Some(TRANSPORTS.to_owned()),
+        }
+    }
+
+    /// The same, with how it is best read.
+    pub fn served(&self, export: Export, absolute_path: Option<String>) -> SourceDisk {
+        let read_size = match self.address.kind {
+            Kind::Host => READ_OF_HOST,
+            Kind::Vcenter => READ_OF_VCENTER,
         };
-        Some(SourceDisk {
-            export,
-            absolute_path: backing.absolute_path.clone(),
-            mark: machine.mark(disk),
-            read_size: match self.address.kind {
-                Kind::Host => READ_OF_HOST,
-                Kind::Vcenter => READ_OF_VCENTER,
-            },
-            connections: CONNECTIONS,
-        })
+        SourceDisk { export, absolute_path, mark: None, read_size, connections: CONNECTIONS }
+    }
+
+    fn disk(&self, machine: &Inventory, disk: usize) -> Option<SourceDisk> {
+        let backing = machine.backings.get(disk)?;
+        // The machine is off: its newest file is what it would start from.
+        let export = self.export(&machine.moref, &backing.file, None);
+        let served = self.served(export, backing.absolute_path.clone());
+        Some(SourceDisk { mark: machine.mark(disk), ..served })
     }
 }

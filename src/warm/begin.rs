@@ -1,0 +1,66 @@
+//! What must be so before a warm migration begins, or goes on: the machine found, fit, and the one that was begun with.
+
+use std::path::Path;
+
+use super::WarmError;
+use super::book::Book;
+use crate::job::Job;
+use crate::plan::{Quiesce, TwoPhase};
+use crate::source::vsphere::Vsphere;
+use crate::source::vsphere::machine::Inventory;
+use crate::source::vsphere::power::Tools;
+use crate::source::vsphere::verdict::{self, Verdict};
+use crate::two_phase::{Known, earlier};
+
+/// A warm migration that may begin.
+pub(crate) struct Begun {
+    pub(crate) known: Known,
+    pub(crate) book: Book,
+}
+
+/// Looks at the machine, and changes nothing. `own` are snapshots of this migration that may be there.
+pub(crate) async fn begin(
+    job: &Job,
+    two_phase: &TwoPhase,
+    vsphere: &Vsphere,
+    directory: &Path,
+    own: &[String],
+) -> Result<Begun, WarmError> {
+    let machine = vsphere.machine_of_plan(&job.plan).await?;
+    let name = || machine.guest.name.clone();
+    tracing::info!("VM {:?} is {} with {} disks", machine.guest.name, machine.moref, machine.backings.len());
+    let snapshots = vsphere.snapshots(&machine.moref).await?;
+    let verdicts = verdict::verdicts(&machine, &snapshots, &|name| own.iter().any(|own| own == name));
+    let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
+        Verdict::Warm => None,
+        Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
+    });
+    let reasons: Vec<String> = unfit.collect();
+    if !reasons.is_empty() {
+        return Err(WarmError::Unfit { name: name(), reasons: reasons.join("; ") });
+    }
+    if two_phase.warm.as_ref().is_some_and(|warm| warm.quiesce == Quiesce::Require)
+        && vsphere.power(&machine.moref).await?.tools != Tools::Running
+    {
+        return Err(WarmError::NoTools { name: name() });
+    }
+    let begun = match (earlier::known(directory)?, Book::read(directory)?) {
+        (Some(known), Some(book)) => gone_on_with(&machine, known, book)?,
+        _ => Begun {
+            book: Book::new(machine.moref.clone(), machine.backings.len()),
+            known: Known { guest: machine.guest.clone(), domain: None },
+        },
+    };
+    Ok(begun)
+}
+
+fn gone_on_with(machine: &Inventory, known: Known, book: Book) -> Result<Begun, WarmError> {
+    match book.machine == machine.moref && book.disks.len() == known.guest.disks.len() {
+        true => Ok(Begun { known, book }),
+        false => Err(WarmError::OtherMachine {
+            name: machine.guest.name.clone(),
+            copied: book.machine,
+            found: machine.moref.clone(),
+        }),
+    }
+}
