@@ -144,11 +144,17 @@ pub struct Document {
     /// libvirt URI of the hypervisor (vddk), or `ssh://user@host/path/vm.vmx` (ssh).
     #[schemars(with = "Option<String>")]
     pub vmware_uri: Option<Address>,
-    /// SHA-1 thumbprint of the hypervisor's certificate.
+    /// Fingerprint of the hypervisor's certificate: SHA-1 or, with two_phase, also SHA-256. With two_phase it may be left
+    /// out where the site's authorities signed the certificate.
     pub vmware_fingerprint: Option<String>,
     /// Password of the user in vmware_uri.
     #[schemars(with = "Option<String>")]
     pub vmware_password: Option<SecretString>,
+    /// Two-phase from vSphere: id of the virtual machine, e.g. `vm-62`, where several have the same name.
+    pub vmware_moref: Option<String>,
+    /// Two-phase from vSphere: path of the virtual machine, `/datacenter/vm/folder/name`, where several have the same
+    /// name. A slash in a name is written `%2f`.
+    pub vmware_inventory_path: Option<String>,
 
     /// Absolute path of the guest for transport_method `local`: a libvirt XML, vmx or ova file, otherwise a disk image.
     pub source_path: Option<String>,

@@ -131,7 +131,7 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         }
         Some(Seconds::Whole(_)) | None => {}
     }
-    general::no_effect(&document, two_phase.is_some(), &mut findings);
+    general::no_effect(&document, source.as_ref(), two_phase.is_some(), &mut findings);
 
     let allocation = findings.text("allocation", document.allocation.take());
     let source_disks_given = document.source_disks.is_some();
@@ -210,13 +210,17 @@ pub enum Source {
     Vddk {
         /// libvirt URI without a password.
         uri: String,
-        /// SHA-1 thumbprint, as given.
-        thumbprint: String,
+        /// Fingerprint of the certificate, as given; `None` only in two-phase conversions, where authorities decide then.
+        thumbprint: Option<String>,
+        /// The site's authorities.
+        ca_bundle: Option<PathBuf>,
         /// Password of the URI's user.
         #[serde(serialize_with = "crate::secret::expose")]
         password: SecretString,
         /// Directory of the VDDK library.
         libdir: PathBuf,
+        /// Which machine is meant, where its name does not say it.
+        which: Option<Machine>,
     },
     /// A vmx file over ssh (`transport_method: ssh`).
     Ssh {
@@ -227,6 +231,15 @@ pub enum Source {
     },
     /// Files of this host (`transport_method: local`).
     Local(LocalSource),
+}
+
+/// A machine of a vSphere, told by something else than its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Machine {
+    /// Its managed object id, e.g. `vm-62` (`vmware_moref`).
+    Moref(String),
+    /// `/datacenter/vm/folder/name` (`vmware_inventory_path`).
+    Path(String),
 }
 
 /// The key that logs in to an ESXi host.

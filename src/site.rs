@@ -125,7 +125,7 @@ pub struct Site {
     pub nbdkit: Option<PathBuf>,
     /// Directory of VMware's VDDK library.
     pub vddk_libdir: PathBuf,
-    /// CA certificates of the clouds.
+    /// CA certificates of the clouds and, in two-phase conversions, of vSphere.
     pub ca_bundle: Option<PathBuf>,
     /// `VIRTIO_WIN` of virt-v2v.
     pub virtio_win: Option<PathBuf>,

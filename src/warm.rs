@@ -29,7 +29,7 @@ use crate::journal::{self, Entry, Journal};
 use crate::log::chain;
 use crate::plan::{ShutdownMode, TwoPhase};
 use crate::source::vsphere::Vsphere;
-use crate::source::vsphere::machine::{Inventory, PowerState};
+use crate::source::vsphere::machine::PowerState;
 use crate::throttle::bucket::Bucket;
 use crate::two_phase::Known;
 use crate::two_phase::copies::now;

@@ -7,7 +7,7 @@ use crate::job;
 use crate::plan::destination::Host;
 use crate::plan::problems::Findings;
 use crate::plan::source::Names;
-use crate::plan::{DiskFormat, LuksVault, Surroundings, TwoPhase};
+use crate::plan::{DiskFormat, LuksVault, Machine, Source, Surroundings, TwoPhase};
 use crate::site::{self, Layout, Site};
 use crate::throttle::{Asked, Limits};
 
@@ -64,6 +64,12 @@ pub(super) fn phases(
     Some(TwoPhase { verify, resume, programs: around.two_phase_programs.clone() })
 }
 
+/// Will this program copy the disks? What [`phases`] decides, for those who are asked before.
+pub(super) fn is_two_phase(document: &Document, site: &Site) -> bool {
+    let asked = document.two_phase.unwrap_or(document.warm == Some(true));
+    asked && site.two_phase == site::TwoPhase::Honour
+}
+
 pub(super) fn output_format(given: Option<String>, findings: &mut Findings) -> Option<DiskFormat> {
     match given.as_deref() {
         None | Some("raw") => Some(DiskFormat::Raw),
@@ -86,7 +92,30 @@ pub(super) fn virtio_win(given: Option<String>, findings: &mut Findings) -> Opti
 }
 
 /// Keys that are accepted and do nothing: the user should know (contract.md 1.2, 1.6).
-pub(super) fn no_effect(document: &Document, two_phase: bool, findings: &mut Findings) {
+pub(super) fn no_effect(
+    document: &Document,
+    source: Option<&Source>,
+    two_phase: bool,
+    findings: &mut Findings,
+) {
+    let by_name = "is ignored: in a one-phase conversion virt-v2v looks for the machine by its name";
+    for (key, unread) in [
+        ("vmware_moref", document.vmware_moref.is_some()),
+        ("vmware_inventory_path", document.vmware_inventory_path.is_some()),
+    ] {
+        if unread {
+            findings.warn(format!("{key} is ignored: it is for transport_method vddk"));
+        }
+    }
+    match source {
+        Some(Source::Vddk { which: Some(Machine::Moref(_)), .. }) if !two_phase => {
+            findings.warn(format!("vmware_moref {by_name}"));
+        }
+        Some(Source::Vddk { which: Some(Machine::Path(_)), .. }) if !two_phase => {
+            findings.warn(format!("vmware_inventory_path {by_name}"));
+        }
+        _ => {}
+    }
     for (given, text) in [
         (
             document.install_drivers == Some(true),

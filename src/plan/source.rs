@@ -6,8 +6,9 @@ use secrecy::ExposeSecret;
 
 use crate::document::{Address, Document};
 use crate::plan::problems::Findings;
-use crate::plan::{LocalSource, Source, SshKey};
+use crate::plan::{LocalSource, Machine, Source, SshKey, general};
 use crate::site::Site;
+use crate::source::vsphere::address;
 use crate::uri;
 
 /// The guest's names.
@@ -73,7 +74,11 @@ pub(super) fn source(
 }
 
 fn vddk(document: &mut Document, site: &Site, findings: &mut Findings) -> Option<Source> {
-    let thumbprint = findings.mandatory("vmware_fingerprint", document.vmware_fingerprint.take());
+    let thumbprint = findings.text("vmware_fingerprint", document.vmware_fingerprint.take());
+    // virt-v2v cannot do without it; the two-phase client believes the site's authorities, too.
+    if thumbprint.is_none() && !general::is_two_phase(document, site) {
+        findings.missing("vmware_fingerprint");
+    }
     let uri = findings.uri("vmware_uri", document.vmware_uri.take());
     if uri.is_none() {
         findings.missing("vmware_uri");
@@ -82,12 +87,52 @@ fn vddk(document: &mut Document, site: &Site, findings: &mut Findings) -> Option
     if password.is_none() {
         findings.missing("vmware_password");
     }
+    let unchecked =
+        uri.as_deref().is_some_and(|uri| address::Address::parse(uri).is_ok_and(|uri| uri.no_verify));
+    if thumbprint.is_none() && unchecked && general::is_two_phase(document, site) {
+        findings.ours(
+            "vmware_uri says no_verify=1 and there is no vmware_fingerprint, so anybody could answer: give the fingerprint, \
+             or leave no_verify=1 out"
+                .to_owned(),
+        );
+    }
+    let which = which(document, findings);
     Some(Source::Vddk {
         uri: uri?,
-        thumbprint: thumbprint?,
+        thumbprint,
+        ca_bundle: site.ca_bundle.clone(),
         password: password?,
         libdir: site.vddk_libdir.clone(),
+        which,
     })
+}
+
+/// `vmware_moref` and `vmware_inventory_path`.
+fn which(document: &mut Document, findings: &mut Findings) -> Option<Machine> {
+    let moref = findings.text("vmware_moref", document.vmware_moref.take());
+    let path = findings.text("vmware_inventory_path", document.vmware_inventory_path.take());
+    match (moref, path) {
+        (Some(_), Some(_)) => {
+            findings.ours("vmware_moref and vmware_inventory_path cannot both be given".to_owned());
+            None
+        }
+        (Some(moref), None) => {
+            if !moref.chars().all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
+            {
+                findings.ours(format!("vmware_moref is an id like vm-62, not {moref}"));
+            }
+            Some(Machine::Moref(moref))
+        }
+        (None, Some(path)) => {
+            if !path.starts_with('/') || path.ends_with('/') {
+                findings.ours(format!(
+                    "vmware_inventory_path is a path like /datacenter/vm/folder/name, not {path}"
+                ));
+            }
+            Some(Machine::Path(path))
+        }
+        (None, None) => None,
+    }
 }
 
 fn ssh(document: &mut Document, names: &Names, findings: &mut Findings) -> Option<Source> {

@@ -44,7 +44,7 @@ pub(super) async fn switch_off(
     let (tell, events) = mpsc::unbounded_channel();
     let failed = |error: WarmError| Failure::failed(chain(&error));
     let stage = async {
-        let machine = vsphere.machine_of_plan(&job.plan).await.map_err(|error| failed(error.into()))?;
+        let machine = vsphere.planned(&job.plan.vm_name).await.map_err(|error| failed(error.into()))?;
         let mut journal = Journal::open(&job.files.journal()).map_err(|error| Failure::broken(&error))?;
         let entry = Entry::Machine { moref: machine.moref.clone() };
         journal.record_once(&entry).map_err(|error| Failure::broken(&error))?;
@@ -69,7 +69,7 @@ pub(super) async fn stage_of_now(
         return Ok(earlier.stage);
     }
     let vsphere = connect(job, desk).await?;
-    let now = vsphere.machine_of_plan(&job.plan).await;
+    let now = vsphere.planned(&job.plan.vm_name).await;
     vsphere.close().await;
     let now = now.map_err(|error| Failure::broken(&error))?;
     let then = marks_then(job).map_err(Failure::failed)?;

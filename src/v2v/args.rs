@@ -152,13 +152,16 @@ fn keys(plan: &Plan, line: &mut CommandLine) {
 
 fn source(plan: &Plan, capabilities: &Capabilities, paths: Paths<'_>, line: &mut CommandLine) {
     match &plan.source {
-        Source::Vddk { uri, thumbprint, password, libdir } => {
+        Source::Vddk { uri, thumbprint, password, libdir, .. } => {
             line.add(&plan.vm_name);
             line.option("-i", "libvirt");
             line.option("-ic", uri);
             line.option("-it", "vddk");
             line.joined("-io", "vddk-libdir=", libdir);
-            line.joined("-io", "vddk-thumbprint=", thumbprint);
+            // Always there: only a two-phase conversion, which starts another program, does without it.
+            if let Some(thumbprint) = thumbprint {
+                line.joined("-io", "vddk-thumbprint=", thumbprint);
+            }
             // The same option; the long name is gone since 2.7.13, 1.x hosts were always given it (virt-v2v-output.md 9).
             let name = if capabilities.is_v2() { "-ip" } else { "--password-file" };
             line.secret(name, String::new(), password);

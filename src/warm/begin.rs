@@ -6,10 +6,9 @@ use super::WarmError;
 use super::book::Book;
 use crate::job::Job;
 use crate::plan::{Quiesce, TwoPhase};
-use crate::source::vsphere::Vsphere;
 use crate::source::vsphere::machine::Inventory;
-use crate::source::vsphere::power::Tools;
 use crate::source::vsphere::verdict::{self, Verdict};
+use crate::source::vsphere::{Tools, Vsphere};
 use crate::two_phase::{Known, earlier};
 
 /// A warm migration that may begin.
@@ -26,7 +25,7 @@ pub(crate) async fn begin(
     directory: &Path,
     own: &[String],
 ) -> Result<Begun, WarmError> {
-    let machine = vsphere.machine_of_plan(&job.plan).await?;
+    let machine = vsphere.planned(&job.plan.vm_name).await?;
     let name = || machine.guest.name.clone();
     tracing::info!("VM {:?} is {} with {} disks", machine.guest.name, machine.moref, machine.backings.len());
     let snapshots = vsphere.snapshots(&machine.moref).await?;

@@ -86,16 +86,6 @@ impl Book {
     }
 }
 
-/// Are these change ids of one series? One of another (change tracking was reset, the machine was reverted) says nothing
-/// about what changed since (peers.md 6.3, row 5). An id is a UUID, a slash and a number; whatever else it is, only the
-/// server can tell.
-pub fn of_one_series(a: &str, b: &str) -> bool {
-    match (a.rsplit_once('/'), b.rsplit_once('/')) {
-        (Some((a, _)), Some((b, _))) => a == b,
-        _ => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,17 +106,5 @@ mod tests {
         std::fs::write(directory.path().join(FILE), "{\"machine\":").unwrap();
         let error = Book::read(directory.path()).unwrap_err().to_string();
         assert!(error.starts_with("cannot read "), "{error}");
-    }
-
-    #[test]
-    fn change_ids_are_compared_by_their_series() {
-        for (a, b, same) in [
-            ("52 de c0/1", "52 de c0/412", true),
-            ("52 de c0/1", "52 de c1/1", false),
-            ("*", "52 de c1/1", true),
-            ("1", "2", true),
-        ] {
-            assert_eq!(of_one_series(a, b), same, "{a} {b}");
-        }
     }
 }

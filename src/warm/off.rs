@@ -15,9 +15,8 @@ use crate::guest::Guest;
 use crate::journal::{Entry, Journal};
 use crate::log::chain;
 use crate::plan::{Shutdown, ShutdownMode};
-use crate::source::vsphere::Vsphere;
 use crate::source::vsphere::machine::PowerState;
-use crate::source::vsphere::power::Tools;
+use crate::source::vsphere::{Tools, Vsphere};
 
 /// How long a guest may take to shut down before it is switched off (peers.md 2.6).
 const GUEST_PATIENCE: Duration = Duration::from_secs(300);

@@ -1,7 +1,7 @@
 //! One round of a warm migration: what changed of each disk, copied from a snapshot, or at the end from the machine
 //! itself, which is off.
 
-use super::book::{self, Held};
+use super::book::Held;
 use super::error::is_recoverable;
 use super::off::Off;
 use super::{Measured, Warm, WarmError, sight};
@@ -11,9 +11,10 @@ use crate::export::Export;
 use crate::extent::Extents;
 use crate::journal::Entry;
 use crate::log::chain;
-use crate::source::vsphere::changes::ChangesError;
 use crate::source::vsphere::machine::{Inventory, PowerState};
-use crate::source::vsphere::operations::Snapshot;
+use crate::source::vsphere::soap::Fault;
+use crate::source::vsphere::tracking::is_same_tracking;
+use crate::source::vsphere::{ChangesError, Snapshot};
 use crate::source::{Opened, SourceDisk};
 use crate::two_phase::copies::{Copies, CopiesError, Round, What, now};
 
@@ -180,12 +181,11 @@ impl Warm<'_> {
     async fn changed(&self, seen: &Seen<'_>, disk: usize, since: &str) -> Result<Extents, ChangesError> {
         let known = &self.known.guest.disks[disk];
         if let Some(now) = seen.change_id(known.key)
-            && !book::of_one_series(since, now)
+            && !is_same_tracking(since, now)
         {
-            return Err(ChangesError::ChangeId {
-                since: since.to_owned(),
-                said: format!("change tracking was reset: its ids are like {now} by now"),
-            });
+            let words = format!("change tracking began anew, its ids are like {now} by now");
+            let (disk_key, since) = (known.key.unwrap_or_default(), since.to_owned());
+            return Err(ChangesError::ChangeId { disk_key, since, fault: Fault { kind: String::new(), words } });
         }
         let snapshot = seen.snapshot.map(|snapshot| snapshot.moref.as_str());
         let (key, size) = (known.key.unwrap_or_default(), known.size.unwrap_or_default());

@@ -9,9 +9,7 @@ use super::{Warm, WarmError};
 use crate::journal::Entry;
 use crate::log::chain;
 use crate::plan::Quiesce;
-use crate::source::vsphere::operations::{NewSnapshot, Snapshot};
-use crate::source::vsphere::power::Tools;
-use crate::source::vsphere::restore;
+use crate::source::vsphere::{NewSnapshot, Snapshot, Tools, restore};
 
 /// How long a snapshot is tried for, and how often (contract.md 6.3).
 const TRIES: Duration = Duration::from_secs(60);

@@ -137,6 +137,78 @@ fn texts_of_the_contract_destinations() {
 }
 
 /// Each document is wrong in everything from some point of the old program's order on: the first line is that point's.
+/// One-phase needs the fingerprint, as ever; two-phase needs somebody who vouches for the certificate.
+#[test]
+fn a_two_phase_source_may_leave_the_fingerprint_to_authorities() {
+    let verified = |more: Value| {
+        let mut document = json!({"vmware_fingerprint": null, "vmware_uri": "vpx://u@vc/DC"});
+        merge(&mut document, &more);
+        document
+    };
+    let missing = "Missing argument: vmware_fingerprint";
+    refused("local", verified(json!({})), &[missing]);
+    refused("local", verified(json!({"two_phase": false})), &[missing]);
+    let mut ignored = document("local");
+    merge(&mut ignored, &verified(json!({"two_phase": true})));
+    assert_eq!(run(&ignored, "two_phase = 'ignore'", &around()).unwrap_err(), [missing]);
+    let plan = run(&ignored, "ca_bundle = '/ca.pem'", &around()).unwrap();
+    let Source::Vddk { thumbprint: None, ca_bundle: Some(bundle), .. } = plan.source else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(bundle, PathBuf::from("/ca.pem"));
+    let anybody = "vmware_uri says no_verify=1 and there is no vmware_fingerprint, so anybody could answer: give the \
+                   fingerprint, or leave no_verify=1 out";
+    refused(
+        "local",
+        verified(json!({"two_phase": true, "vmware_uri": "vpx://u@vc/DC?no_verify=1"})),
+        &[anybody],
+    );
+}
+
+/// A machine that several names fit is told by its id or its path; virt-v2v knows neither.
+#[test]
+fn a_machine_may_be_told_by_id_or_path() {
+    let which = |more: Value| match with("local", more.clone()).unwrap() {
+        Plan { source: Source::Vddk { which, .. }, warnings, .. } => (which, warnings),
+        other => panic!("{more}: {other:?}"),
+    };
+    let (moref, path) =
+        (json!({"vmware_moref": "vm-62"}), json!({"vmware_inventory_path": "/DC0/vm/a%2fb/web"}));
+    let two_phase = |mut more: Value| {
+        more["two_phase"] = json!(true);
+        which(more)
+    };
+    assert_eq!(two_phase(moref.clone()), (Some(Machine::Moref("vm-62".to_owned())), Vec::new()));
+    assert_eq!(two_phase(path.clone()), (Some(Machine::Path("/DC0/vm/a%2fb/web".to_owned())), Vec::new()));
+    assert_eq!(two_phase(json!({"vmware_moref": ""})), (None, Vec::new()));
+    let by_name = "is ignored: in a one-phase conversion virt-v2v looks for the machine by its name";
+    assert_eq!(which(moref).1, [format!("vmware_moref {by_name}")]);
+    assert_eq!(which(path).1, [format!("vmware_inventory_path {by_name}")]);
+    let ssh = json!({"transport_method": "ssh", "vmware_uri": "ssh://h/a.vmx", "vmware_moref": "vm-1"});
+    assert_eq!(
+        with("local", ssh).unwrap().warnings,
+        ["vmware_moref is ignored: it is for transport_method vddk"]
+    );
+    for (more, problem) in [
+        (
+            json!({"vmware_moref": "vm-1", "vmware_inventory_path": "/a/vm/b"}),
+            "vmware_moref and vmware_inventory_path cannot both be given",
+        ),
+        (json!({"vmware_moref": "vm 1"}), "vmware_moref is an id like vm-62, not vm 1"),
+        (json!({"vmware_moref": "<x>"}), "vmware_moref is an id like vm-62, not <x>"),
+        (
+            json!({"vmware_inventory_path": "DC0/vm/web"}),
+            "vmware_inventory_path is a path like /datacenter/vm/folder/name, not DC0/vm/web",
+        ),
+        (
+            json!({"vmware_inventory_path": "/"}),
+            "vmware_inventory_path is a path like /datacenter/vm/folder/name, not /",
+        ),
+    ] {
+        refused("local", more, &[problem]);
+    }
+}
+
 #[test]
 fn the_first_problem_is_what_the_old_program_said() {
     let mut all_wrong = json!({"vm_name": "-a/\n", "network_mappings": 1, "warm": true, "two_phase": false,

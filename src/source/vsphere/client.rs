@@ -60,6 +60,8 @@ pub struct Service {
     pub sessions: Reference,
     /// ViewManager.
     pub views: Reference,
+    /// SearchIndex; a server need not have one.
+    pub search: Option<Reference>,
 }
 
 #[derive(Default)]
@@ -123,6 +125,7 @@ impl Client {
             collector: nowhere.clone(),
             sessions: nowhere.clone(),
             views: nowhere,
+            search: None,
         };
         let mut client = Self {
             http,
@@ -300,6 +303,7 @@ impl Client {
             collector: manager("propertyCollector", "its property collector")?,
             sessions: manager("sessionManager", "its session manager")?,
             views: manager("viewManager", "its view manager")?,
+            search: content.child("searchIndex").and_then(Element::reference),
         })
     }
 

@@ -141,6 +141,11 @@ impl ClientError {
             _ => None,
         }
     }
+
+    /// The network or a server that starts: the same question may be answered later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Slow { .. } | Self::Status { .. })
+    }
 }
 
 /// The innermost cause: what stands around it only says that a request failed. Without the URL, which stands in our

@@ -1,18 +1,29 @@
-//! Looking machines up: by name over the whole inventory, or by id. Called by `super`.
+//! Looking machines up: by name over the whole inventory, by id, or by path. Called by `super`.
 //!
 //! Names are compared exactly (contract.md 6.1), in the form vSphere stores them (`%2f` for `/`); where none is equal, as
-//! people see them.
+//! people see them. In a path a `/` of a name is written `%2f` in either form.
 
 use super::client::Client;
 use super::error::ClientError;
 use super::machine::{self, Inventory, MachineError, Names};
 use super::properties::{Object, Of};
-use super::soap::{Call, Reference};
+use super::soap::{Call, Element, Reference};
 
 /// Levels of folders.
 const MOST_LEVELS: usize = 64;
 /// Candidates that are named.
 const MOST_NAMED: usize = 5;
+
+/// Which machine is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which<'a> {
+    /// The one of this name.
+    Name(&'a str),
+    /// The one with this id, e.g. `vm-62`.
+    Moref(&'a str),
+    /// The one at `/datacenter/vm/folder/name`.
+    Path(&'a str),
+}
 
 /// A machine is not found, or not told about.
 #[derive(Debug, thiserror::Error)]
@@ -36,12 +47,41 @@ pub enum InventoryError {
         url: String,
     },
     /// Too many. Begins with the contract's words.
-    #[error("VM name \"{name}\" is not unique: {}; rename all but one", candidates.join(", "))]
+    #[error(
+        "VM name \"{name}\" is not unique: {}; say which one is meant with vmware_moref or \
+         vmware_inventory_path",
+        candidates.join(", ")
+    )]
     NotUnique {
         /// The name.
         name: String,
         /// `vm-62 in /DC0/vm`.
         candidates: Vec<String>,
+    },
+    /// Nothing at that path.
+    #[error(
+        "No VM at {path} that {user} may see at {url}: write vmware_inventory_path as /datacenter/vm/folder/name, with %2f \
+         for a slash in a name"
+    )]
+    NoPath {
+        /// The path.
+        path: String,
+        /// Whose view it is.
+        user: String,
+        /// Where.
+        url: String,
+    },
+    /// Something else at that path.
+    #[error("{path} at {url} is no VM but a {kind} ({moref})")]
+    NoMachine {
+        /// The path.
+        path: String,
+        /// Where.
+        url: String,
+        /// What it is.
+        kind: String,
+        /// Its id.
+        moref: String,
     },
     /// No such id.
     #[error("No VM with id {moref} at {url}: it was removed, or the user may not see it")]
@@ -51,6 +91,15 @@ pub enum InventoryError {
         /// Where.
         url: String,
     },
+}
+
+/// The machine that is meant.
+pub async fn find(client: &Client, which: Which<'_>) -> Result<Inventory, InventoryError> {
+    match which {
+        Which::Name(name) => by_name(client, name).await,
+        Which::Moref(moref) => by_reference(client, moref).await,
+        Which::Path(path) => by_path(client, path).await,
+    }
 }
 
 /// The machine of this name.
@@ -68,6 +117,35 @@ pub async fn by_name(client: &Client, name: &str) -> Result<Inventory, Inventory
 /// The machine with this id, e.g. `vm-62`. Its guest's name is shown as people see it, and may hold a `/`.
 pub async fn by_reference(client: &Client, moref: &str) -> Result<Inventory, InventoryError> {
     describe(client, &Reference::new("VirtualMachine", moref), None).await
+}
+
+/// The machine at `/datacenter/vm/folder/name`. Its guest's name is shown as people see it, and may hold a `/`.
+pub async fn by_path(client: &Client, path: &str) -> Result<Inventory, InventoryError> {
+    let search = client.service().search.as_ref();
+    let search = search.ok_or_else(|| client.incomplete("RetrieveServiceContent", "a search index"))?;
+    let (path, url) = (path.to_owned(), client.url().to_owned());
+    for written in written(&path) {
+        let call = Call::new("FindByInventoryPath", search).text("inventoryPath", &written);
+        // Without a result where nothing is found.
+        let response = client.call(&call).await?;
+        match response.child("returnval").and_then(Element::reference) {
+            Some(found) if found.kind == "VirtualMachine" => return describe(client, &found, None).await,
+            Some(Reference { kind, value }) => {
+                return Err(InventoryError::NoMachine { path, url, kind, moref: value });
+            }
+            None => {}
+        }
+    }
+    Err(InventoryError::NoPath { path, user: client.user().to_owned(), url })
+}
+
+/// A path as vSphere's own documentation writes it, without a slash before it: with the names as they were given and, if
+/// that is something else, as vSphere stores what people see.
+fn written(path: &str) -> Vec<String> {
+    let given = path.trim_matches('/').to_owned();
+    let names = given.split('/').map(|name| machine::escaped(&machine::unescaped(name)));
+    let stored = names.collect::<Vec<_>>().join("/");
+    if stored == given { vec![given] } else { vec![given, stored] }
 }
 
 async fn look_up(client: &Client, name: &str) -> Result<Inventory, InventoryError> {
@@ -199,4 +277,23 @@ async fn folder(client: &Client, machine: &Reference) -> Result<String, ClientEr
     // The root folder, which has no parent, is the slash.
     Ok(parts.iter().rev().fold(String::new(), |path, part| format!("{path}/{part}")))
         .map(|path| if path.is_empty() { "/".to_owned() } else { path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it is stored first: a name may hold what looks like an escape.
+    #[test]
+    fn a_path_is_asked_for_as_stored_and_as_seen() {
+        for (path, asked) in [
+            ("/DC0/vm/web", &["DC0/vm/web"][..]),
+            ("DC0/vm/web/", &["DC0/vm/web"]),
+            ("/DC0/vm/a%2fb/50% \\", &["DC0/vm/a%2fb/50% \\", "DC0/vm/a%2fb/50%25 %5c"]),
+            ("/DC0/vm/a%2Fb", &["DC0/vm/a%2Fb", "DC0/vm/a%2fb"]),
+            ("/DC0/vm/50%25", &["DC0/vm/50%25"]),
+        ] {
+            assert_eq!(written(path), asked, "{path}");
+        }
+    }
 }

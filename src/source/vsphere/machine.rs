@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::properties::Object;
+use super::snapshot;
 use super::soap::{Element, Reference};
 use crate::guest::{Attachment, Bus, Disk, Firmware, Guest, Nic};
 
@@ -72,6 +73,18 @@ pub enum PowerState {
     Unknown,
 }
 
+impl PowerState {
+    /// By vSphere's word for it.
+    pub(super) fn of(word: &str) -> Self {
+        match word {
+            "poweredOff" => Self::Off,
+            "poweredOn" => Self::On,
+            "suspended" => Self::Suspended,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 /// All that is known of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inventory {
@@ -114,6 +127,10 @@ pub struct Backing {
     pub mode: Option<String>,
     /// `sharingNone` or `sharingMultiWriter`.
     pub sharing: Option<String>,
+    /// `physicalMode` or `virtualMode` of a mapped LUN (RDM); `None` for files.
+    pub compatibility: Option<String>,
+    /// `physicalSharing` or `virtualSharing` of the controller: machines share its disks. `None` where they do not.
+    pub bus_sharing: Option<String>,
     /// There are older files below it: snapshots exist.
     pub has_parent: bool,
     /// Encrypted by a key of vSphere's.
@@ -156,6 +173,11 @@ pub(super) fn unescaped(name: &str) -> String {
     slashes.replace("%5c", "\\").replace("%5C", "\\").replace("%25", "%")
 }
 
+/// As vSphere stores it.
+pub(super) fn escaped(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2f").replace('\\', "%5c")
+}
+
 /// Reads a machine. `name` is what its guest is called.
 pub(super) fn machine(object: &Object, name: &str, names: &Names) -> Result<Inventory, MachineError> {
     let moref = object.reference.value.clone();
@@ -167,10 +189,8 @@ pub(super) fn machine(object: &Object, name: &str, names: &Names) -> Result<Inve
         };
         return Err(MachineError::NoHardware { name: name.to_owned(), moref, reason });
     };
-    let devices: Vec<&Element> = hardware.all("device").collect();
     let (mut disks, mut backings) = (Vec::new(), Vec::new());
-    for device in devices.iter().filter(|device| device.kind.as_deref() == Some("VirtualDisk")) {
-        let (disk, backing) = disk(device, &devices, names);
+    for (disk, backing) in self::disks(hardware, names) {
         if backing.file.is_empty() {
             let (name, label, kind) = (name.to_owned(), disk.label, backing.kind);
             return Err(MachineError::NoFile { name, moref, label, kind });
@@ -194,8 +214,8 @@ pub(super) fn machine(object: &Object, name: &str, names: &Names) -> Result<Inve
         cores_per_socket: hardware.number("numCoresPerSocket").filter(|&cores| cores > 0),
         disks,
         // Only network cards have one, and all of them.
-        nics: devices
-            .iter()
+        nics: hardware
+            .all("device")
             .filter(|device| device.child("macAddress").is_some())
             .map(|card| nic(card, names))
             .collect(),
@@ -205,14 +225,9 @@ pub(super) fn machine(object: &Object, name: &str, names: &Names) -> Result<Inve
     Ok(Inventory {
         moref,
         guest,
-        power: match object.text("runtime.powerState") {
-            Some("poweredOff") => PowerState::Off,
-            Some("poweredOn") => PowerState::On,
-            Some("suspended") => PowerState::Suspended,
-            _ => PowerState::Unknown,
-        },
+        power: object.text("runtime.powerState").map_or(PowerState::Unknown, PowerState::of),
         connection,
-        snapshots: object.get("snapshot").map_or(0, snapshots),
+        snapshots: object.get("snapshot").map_or(0, |info| snapshot::found(info).len()),
         change_tracking: object.get("config.changeTrackingEnabled").is_some_and(Element::is_true),
         template: object.get("config.template").is_some_and(Element::is_true),
         hardware_version: text("config.version"),
@@ -231,6 +246,13 @@ pub(super) fn referred(object: &Object) -> Vec<Reference> {
     lists.flat_map(|list| list.children.iter().filter_map(Element::reference)).collect()
 }
 
+/// The disks among a machine's devices, or a snapshot's, with what is behind them, in their order.
+pub(super) fn disks(hardware: &Element, names: &Names) -> Vec<(Disk, Backing)> {
+    let devices: Vec<&Element> = hardware.all("device").collect();
+    let disks = devices.iter().filter(|device| device.kind.as_deref() == Some("VirtualDisk"));
+    disks.map(|device| disk(device, &devices, names)).collect()
+}
+
 fn disk(device: &Element, devices: &[&Element], names: &Names) -> (Disk, Backing) {
     let empty = Element::default();
     let source = device.child("backing").unwrap_or(&empty);
@@ -238,19 +260,22 @@ fn disk(device: &Element, devices: &[&Element], names: &Names) -> (Disk, Backing
     let file = source.text_of("fileName").unwrap_or_default();
     let store = source.child("datastore").and_then(Element::reference);
     let url = store.and_then(|store| names.datastores.get(&store.value));
+    let key: Option<i32> = device.number("controllerKey");
+    let controller =
+        devices.iter().find(|other| key.is_some() && other.number("key") == key).copied().unwrap_or(&empty);
+    let bus_sharing = controller.text_of("sharedBus").filter(|sharing| *sharing != "noSharing");
     let backing = Backing {
         kind: shortened(source.kind.as_deref().unwrap_or_default(), "VirtualDisk", "BackingInfo"),
         file: file.to_owned(),
         absolute_path: url.and_then(|url| absolute_path(url, file)),
         mode: text("diskMode"),
         sharing: text("sharing"),
+        compatibility: text("compatibilityMode"),
+        bus_sharing: bus_sharing.map(str::to_owned),
         has_parent: source.child("parent").is_some(),
         encrypted: source.child("keyId").is_some(),
         change_id: text("changeId"),
     };
-    let key: Option<i32> = device.number("controllerKey");
-    let controller =
-        devices.iter().find(|other| key.is_some() && other.number("key") == key).copied().unwrap_or(&empty);
     let size = || device.number::<u64>("capacityInKB").map(|kib| kib.saturating_mul(1024));
     let disk = Disk {
         path: file.to_owned(),
@@ -307,17 +332,6 @@ fn shortened(kind: &str, prefix: &str, suffix: &str) -> String {
 fn absolute_path(url: &str, file: &str) -> Option<String> {
     let (_, relative) = file.strip_prefix('[')?.split_once("] ")?;
     Some(format!("{}/{relative}", url.strip_prefix("ds://").unwrap_or(url)))
-}
-
-/// All snapshots of a tree.
-fn snapshots(info: &Element) -> usize {
-    let mut count = 0;
-    let mut trees: Vec<&Element> = info.all("rootSnapshotList").collect();
-    while let Some(tree) = trees.pop() {
-        count += 1;
-        trees.extend(tree.all("childSnapshotList"));
-    }
-    count
 }
 
 #[cfg(test)]

@@ -3,11 +3,14 @@
 //! ```text
 //! vmware_uri ─► address ─┐                       soap, properties: text ─► values
 //! vmware_fingerprint ─► tls ─► client ─► inventory ─► machine ─► Opened: one vddk export a disk
+//!                                │                       └─► verdict: which disks can be copied warm
+//!                                └─► operations, snapshot, power, tracking ─► task
 //! ```
 //!
-//! A SOAP client of our own, for about a dozen methods (crates.md 3.12): `urn:vim25` is the same from 5.5 to 9, on vCenters
-//! and on hosts. Pure: [`address`], [`soap`], [`properties`], [`machine`], [`error`]. Edges: [`client`], [`inventory`].
-//! One-phase conversions do not come here: virt-v2v asks libvirt.
+//! A SOAP client of our own, for about two dozen methods (crates.md 3.12): `urn:vim25` is the same from 5.5 to 9, on
+//! vCenters and on hosts. Pure: [`address`], [`soap`], [`properties`], [`machine`], [`verdict`], [`error`]. Edges:
+//! [`client`], [`inventory`], [`operations`], [`snapshot`], [`power`], [`tracking`], [`task`], whose readers and loops are
+//! pure. One-phase conversions do not come here: virt-v2v asks libvirt.
 //!
 //! [`open`] is all that a cold copy needs: nbdkit's vddk plugin has a session of its own. What must watch the machine
 //! while it is copied holds a [`Vsphere`], keeps it alive, and closes it.
@@ -26,10 +29,23 @@ pub mod client;
 pub mod error;
 pub mod inventory;
 pub mod machine;
+pub mod operations;
+pub mod power;
 pub mod properties;
 pub mod restore;
+pub mod snapshot;
 pub mod soap;
+pub mod task;
 pub mod tls;
+pub mod tracking;
+pub mod verdict;
+
+pub use inventory::Which;
+pub use operations::OperationError;
+pub use power::{Power, Tools};
+pub use snapshot::{FoundSnapshot, NewSnapshot, Snapshot, SnapshotDisk};
+pub use tracking::ChangesError;
+pub use verdict::{DiskVerdict, Verdict};
 
 use address::{Address, Kind};
 use client::{Client, Patience};
@@ -114,18 +130,20 @@ pub struct Vsphere {
     address: Address,
     password: SecretString,
     libdir: PathBuf,
+    which: Option<plan::Machine>,
 }
 
 impl Vsphere {
     /// Logs in.
     pub async fn connect(plan: &plan::Plan) -> Result<Self, VsphereError> {
-        let plan::Source::Vddk { uri, thumbprint, password, libdir } = &plan.source else {
+        let plan::Source::Vddk { uri, thumbprint, ca_bundle, password, libdir, which } = &plan.source else {
             return Err(VsphereError::OtherSource);
         };
         let address = Address::parse(uri)?;
-        let trust = Trust::new(Some(thumbprint), address.no_verify, None)?;
+        let trust = Trust::new(thumbprint.as_deref(), address.no_verify, ca_bundle.as_deref())?;
         let client = Client::login(&address, password.clone(), trust, Patience::default()).await?;
-        Ok(Self { client, address, password: password.clone(), libdir: libdir.clone() })
+        let (password, libdir, which) = (password.clone(), libdir.clone(), which.clone());
+        Ok(Self { client, address, password, libdir, which })
     }
 
     /// The session itself, for further calls.
@@ -138,9 +156,26 @@ impl Vsphere {
         Ok(inventory::by_name(&self.client, name).await?)
     }
 
-    /// The machine of this name with its disks ready to be served; refused unless it is off.
+    /// All that is known of a machine; its guest is called as it is there.
+    pub async fn find(&self, which: Which<'_>) -> Result<Inventory, VsphereError> {
+        Ok(inventory::find(&self.client, which).await?)
+    }
+
+    /// The machine that the plan means: the one of `vmware_moref` or `vmware_inventory_path`, or the one of this name. Its
+    /// guest is called `name` in any case.
+    pub async fn planned(&self, name: &str) -> Result<Inventory, VsphereError> {
+        let mut machine = match &self.which {
+            None => return self.machine(name).await,
+            Some(plan::Machine::Moref(moref)) => self.find(Which::Moref(moref)).await?,
+            Some(plan::Machine::Path(path)) => self.find(Which::Path(path)).await?,
+        };
+        name.clone_into(&mut machine.guest.name);
+        Ok(machine)
+    }
+
+    /// The machine that the plan means with its disks ready to be served; refused unless it is off.
     pub async fn open(&self, name: &str) -> Result<Opened, VsphereError> {
-        let machine = self.machine(name).await?;
+        let machine = self.planned(name).await?;
         let moref = machine.moref.clone();
         tracing::info!("VM {name:?} is {moref} with {} disks", machine.backings.len());
         if machine.power != PowerState::Off {

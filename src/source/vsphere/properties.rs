@@ -107,11 +107,7 @@ fn object(element: &Element) -> Option<Object> {
     let missing = element
         .all("missingSet")
         .filter_map(|missing| {
-            let detail = missing.at(&["fault", "fault"])?;
-            let words = missing.child("fault").and_then(|fault| fault.text_of("localizedMessage"));
-            let kind = detail.kind.as_deref().unwrap_or_default();
-            let fault = Fault::of(kind, words.unwrap_or_default(), Some(detail));
-            Some((missing.text_of("path")?.to_owned(), fault))
+            Some((missing.text_of("path")?.to_owned(), Fault::localized(missing.child("fault")?)))
         })
         .collect();
     Some(Object { reference, values, missing })

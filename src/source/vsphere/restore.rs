@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-use super::operations::{FoundSnapshot, OperationError};
-use super::{Vsphere, VsphereError};
+use super::properties::Of;
+use super::soap::Element;
+use super::{FoundSnapshot, OperationError, Vsphere, VsphereError, operations};
 use crate::footprint::Footprint;
 use crate::journal::{Entry, Journal, JournalError};
 use crate::log::chain;
@@ -101,7 +102,7 @@ pub async fn remove_snapshots(
     };
     let mut waited = Duration::ZERO;
     while is_missing(&found) && waited < TAKEN_SINCE {
-        let busy = vsphere.is_taking_snapshot(machine).await.map_err(look())?;
+        let busy = is_taking_snapshot(vsphere, machine).await.map_err(look())?;
         if busy {
             tokio::time::sleep(LOOK_EVERY).await;
             waited += LOOK_EVERY;
@@ -124,4 +125,20 @@ pub async fn remove_snapshots(
         }
     }
     result
+}
+
+/// A snapshot that was asked for by a call that nobody waited for, and that is not there yet.
+async fn is_taking_snapshot(vsphere: &Vsphere, machine: &str) -> Result<bool, OperationError> {
+    let machine = vsphere.told(&operations::machine(machine), &["recentTask"]).await?;
+    let recent = machine.get("recentTask").map(|list| list.children.as_slice()).unwrap_or_default();
+    let tasks: Vec<_> = recent.iter().filter_map(Element::reference).collect();
+    if tasks.is_empty() {
+        return Ok(false);
+    }
+    let wanted = [("Task", ["info.descriptionId", "info.state"].as_slice())];
+    let tasks = vsphere.client().properties(Of::Objects(&tasks), &wanted).await?;
+    Ok(tasks.iter().any(|task| {
+        let is_snapshot = task.text("info.descriptionId").is_some_and(|id| id.contains("createSnapshot"));
+        is_snapshot && matches!(task.text("info.state"), Some("queued" | "running"))
+    }))
 }

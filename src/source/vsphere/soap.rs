@@ -12,12 +12,14 @@ use zeroize::Zeroizing;
 
 use crate::json::one_line;
 
+mod fault;
+
+pub use fault::Fault;
+
 /// Elements of one answer. A machine's hardware has a few thousand, a page of names a few hundred.
 pub const MOST_ELEMENTS: usize = 200_000;
 /// Nesting. vSphere's deepest, a tree of snapshots, has three levels for each snapshot, and 32 of them at most.
 pub const MOST_DEPTH: usize = 160;
-/// Characters of a server's text that are repeated in a sentence.
-const MOST_SAID: usize = 500;
 
 const HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
     <soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
@@ -217,43 +219,6 @@ pub enum Answer {
     Response(Element),
     /// It refused.
     Fault(Fault),
-}
-
-/// A refusal in the server's words.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fault {
-    /// Type, e.g. `InvalidLogin`; empty where the server named none.
-    pub kind: String,
-    /// `faultstring` and further messages.
-    pub words: String,
-}
-
-impl Fault {
-    /// The session is over, or there was none.
-    pub fn is_not_authenticated(&self) -> bool {
-        self.kind == "NotAuthenticated"
-    }
-
-    /// Of a `detail`, or of a fault inside an answer (`MissingProperty.fault`).
-    pub(super) fn of(kind: &str, words: &str, detail: Option<&Element>) -> Self {
-        let mut said: Vec<&str> = vec![words.trim()];
-        for message in detail.into_iter().flat_map(|detail| detail.all("faultMessage")) {
-            said.push(message.text_of("message").unwrap_or_default());
-        }
-        said.retain(|text| !text.is_empty());
-        Self { kind: kind.to_owned(), words: one_line(&said.join(" "), MOST_SAID) }
-    }
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.words.as_str(), self.kind.as_str()) {
-            ("", "") => f.write_str("a fault without words"),
-            ("", kind) => f.write_str(kind),
-            (words, "") => f.write_str(words),
-            (words, kind) => write!(f, "{} ({kind})", words.trim_end_matches('.')),
-        }
-    }
 }
 
 /// Reads an answer.
