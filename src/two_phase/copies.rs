@@ -289,7 +289,8 @@ async fn one(
 ) -> Result<(), CopyError> {
     let say = |event| drop(tell.send(event));
     say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
-    say(Event::RoundBegan { disk, change_id: "*".to_owned(), at: now() });
+    let path = job.ledger.identity().source.clone();
+    say(Event::RoundBegan { disk, path, change_id: "*".to_owned(), at: now() });
     let copying = async {
         let extents = job.reader.extents(job.ledger.identity().size).await?;
         if let Some(text) = room.warning(job.target.path(), extents.covered_by(Kind::Data)) {
@@ -303,7 +304,7 @@ async fn one(
         Ok(copied) => Ok(copied.checksum().to_owned()),
         Err(error) => Err(chain(error)),
     };
-    say(Event::RoundEnded { disk, at: now(), result: told });
+    say(Event::RoundEnded { disk, at: now(), last: true, result: told });
     result.map(drop)
 }
 
