@@ -12,7 +12,7 @@ use crate::json::{self, Anything, JsonError};
 
 mod values;
 
-pub use values::{Address, Limit, List, Pairs, Scalar, Seconds, Verify};
+pub use values::{Address, Limit, List, Pairs, Quiesce, Scalar, Seconds, Verify};
 
 /// Largest document that is read: far above any real one (a few kB), far below memory.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -113,6 +113,35 @@ pub struct Document {
     /// Seconds between two copies of a warm migration. Default 3600.
     #[schemars(with = "Option<values::SecondsShape>")]
     pub iteration_seconds: Option<Seconds>,
+    /// Another name of iteration_seconds, which it wins over: seconds from the end of one copy to the next.
+    #[schemars(with = "Option<values::SecondsShape>")]
+    pub delta_interval: Option<Seconds>,
+    /// When the last copy of a warm migration begins, unless the client asks for it earlier: RFC 3339 with its zone,
+    /// like 2026-01-31T22:00:00+01:00.
+    pub finalize_at: Option<String>,
+    /// Seconds before finalize_at from which on finalize_delta_interval counts. Default 600.
+    #[schemars(with = "Option<values::SecondsShape>")]
+    pub finalize_window: Option<Seconds>,
+    /// Seconds between two copies shortly before finalize_at. Default 30.
+    #[schemars(with = "Option<values::SecondsShape>")]
+    pub finalize_delta_interval: Option<Seconds>,
+    /// Seconds from the shutdown of the virtual machine to its last copy. Default 0: 30 for Windows, 15 for others.
+    #[schemars(with = "Option<values::SecondsShape>")]
+    pub finalize_settle_seconds: Option<Seconds>,
+    /// Who switches the virtual machine off before its last copy: `auto` (the guest is asked, and after five minutes
+    /// switched off), `force` (switched off at once), `manual` (somebody else, who is waited for), `never` (default:
+    /// somebody else, who has done so; a machine that is on is refused).
+    pub shutdown_mode: Option<String>,
+    /// Whether the guest writes out its file systems before a copy of a warm migration: `auto` (default: if it can),
+    /// `require` or true, `never` or false.
+    #[schemars(with = "Option<values::VerifyShape>")]
+    pub snapshot_quiesce: Option<Quiesce>,
+    /// The last copy of a warm migration begins by itself once the virtual machine would be off for no longer than this
+    /// many seconds.
+    #[schemars(with = "Option<values::SecondsShape>")]
+    pub downtime_budget_seconds: Option<Seconds>,
+    /// true: the change tracking that this program switched on for a warm migration stays on.
+    pub keep_change_tracking: Option<bool>,
     /// Id (or API path) of the virtual machine this program runs in, for two-phase conversion to oVirt.
     pub conversion_host_uuid: Option<String>,
     /// Sent by clients, read by no version.

@@ -112,10 +112,42 @@ pub enum Event {
         /// The phase.
         phase: DiskPhase,
     },
+    /// A round of copies began, of all disks.
+    RoundStarted {
+        /// Which one, from 0.
+        round: u32,
+        /// After it the machine is converted.
+        last: bool,
+        /// Seconds since 1970.
+        at: f64,
+    },
+    /// A round is over for all disks, also when copies of it failed that are tried again.
+    RoundFinished {
+        /// Which one, from 0.
+        round: u32,
+        /// After it the machine is converted.
+        last: bool,
+        /// Seconds since 1970.
+        at: f64,
+        /// Bytes of data copied.
+        bytes: u64,
+    },
+    /// When the next round begins; `None`: that is not known, or none follows.
+    NextRound {
+        /// Seconds since 1970.
+        at: Option<f64>,
+    },
+    /// How long the machine would be off if its last round began now.
+    PredictedDowntime {
+        /// Seconds; `None`: nobody can tell.
+        seconds: Option<f64>,
+    },
     /// A round began to copy a disk.
     RoundBegan {
         /// Index.
         disk: usize,
+        /// The disk's file in this round: with snapshots it is another one each time.
+        path: String,
         /// Change id from which on changes are copied; `*` is all of the disk.
         change_id: String,
         /// Seconds since 1970.
@@ -141,6 +173,8 @@ pub enum Event {
         disk: usize,
         /// Seconds since 1970.
         at: f64,
+        /// Whether it was the last one: in another one an error is made good by the next.
+        last: bool,
         /// Checksum of the whole disk, or what went wrong.
         result: Result<String, String>,
     },
@@ -206,8 +240,8 @@ impl Event {
             Event::Warning { text } => Event::Warning { text: change(text) },
             Event::Failed { message } => Event::Failed { message: change(message) },
             Event::WaitingFor { what } => Event::WaitingFor { what: what.map(change) },
-            Event::RoundEnded { disk, at, result } => {
-                Event::RoundEnded { disk, at, result: result.map_err(change) }
+            Event::RoundEnded { disk, at, last, result } => {
+                Event::RoundEnded { disk, at, last, result: result.map_err(change) }
             }
             other => other,
         }

@@ -17,6 +17,10 @@ pub enum Phase {
         /// After it the machine is converted.
         last: bool,
     },
+    /// Between two rounds of a warm migration.
+    Waiting,
+    /// The same, and a client wants no round to begin.
+    Paused,
     /// virt-v2v was asked for; one-phase jobs stay here until their end.
     StartingVirtV2v,
     /// The conversion is done; the disks get what it changed.
@@ -30,6 +34,8 @@ impl Phase {
             Phase::Preparing => "Preparing".to_owned(),
             Phase::PreCopy { round, last: false } => format!("Pre-copy #{round}"),
             Phase::PreCopy { round, last: true } => format!("Pre-copy #{round} (last)"),
+            Phase::Waiting => "Waiting".to_owned(),
+            Phase::Paused => "Paused".to_owned(),
             Phase::StartingVirtV2v => "Starting virt-v2v".to_owned(),
             Phase::Committing => "Finishing (committing overlays)".to_owned(),
         }

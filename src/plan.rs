@@ -5,14 +5,14 @@
 //! The worker gets this value, and nothing else, through a sealed memfd: it holds secrets.
 //!
 //! * [`problems`] collects what is wrong: the contract's texts in the contract's order, then our own
-//! * `source`, `destination`, `network` and `general` each judge their keys
+//! * `source`, `destination`, `network`, `warm` and `general` each judge their keys
 
 use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Document, Seconds};
+use crate::document::Document;
 use crate::site::Site;
 use crate::throttle::Limits;
 
@@ -21,9 +21,11 @@ mod general;
 mod network;
 pub mod problems;
 mod source;
+mod warm;
 
 use destination::Host;
 use problems::{Findings, Problems};
+pub use warm::{Quiesce, Shutdown, ShutdownMode, Warm};
 
 /// Everything the worker needs to know to migrate one guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,6 +79,12 @@ pub struct TwoPhase {
     pub resume: Option<String>,
     /// The programs it needs besides virt-v2v.
     pub programs: TwoPhasePrograms,
+    /// The machine runs while it is copied; `None`: it is off.
+    pub warm: Option<Warm>,
+    /// Who switches it off before the last copy.
+    pub shutdown: Shutdown,
+    /// The change tracking that this program switched on stays on.
+    pub keep_change_tracking: bool,
 }
 
 /// Programs of a two-phase conversion, absolute; empty where one was not found (then [`crate::start`] refuses).
@@ -125,13 +133,9 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
     if matches!(host, Some(Host::Openstack)) {
         network::check_macs(network_mappings.as_deref(), &mut findings);
     }
-    match document.iteration_seconds {
-        Some(Seconds::Invalid | Seconds::Whole(..0)) => {
-            findings.contract("Invalid value for `iteration_seconds`")
-        }
-        Some(Seconds::Whole(_)) | None => {}
-    }
+    warm::check_iteration_seconds(&document, &mut findings);
     general::no_effect(&document, source.as_ref(), two_phase.is_some(), &mut findings);
+    warm::no_effect(&document, two_phase.as_ref(), &mut findings);
 
     let allocation = findings.text("allocation", document.allocation.take());
     let source_disks_given = document.source_disks.is_some();

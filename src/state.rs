@@ -4,19 +4,21 @@
 //! The keys below [`State::version`] are ours, on top; every client may ignore them. [`crate::state_file`]
 //! stamps `sequence` and `updated_at` when it writes.
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
 use crate::phase::Phase;
 
+mod one_phase;
 mod steps;
 mod two_phase;
+mod warm;
 
-use steps::STEPS;
+use one_phase::Copies;
 pub use two_phase::{Round, TwoPhaseDisk};
+pub use warm::JobRound;
+use warm::Stretch;
 
 /// Version of the state's schema.
 pub const VERSION: u32 = 1;
@@ -82,10 +84,10 @@ pub struct State {
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<String>,
 
-    /// Bytes of data that are on the targets for good, over all disks (two-phase).
+    /// Bytes of data that are on the targets for good, over all disks, in the round that runs (two-phase).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_copied: Option<u64>,
-    /// Bytes of data to copy, over all disks (two-phase).
+    /// Bytes of data to copy, over all disks, in the round that runs (two-phase).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_total: Option<u64>,
     /// Bytes per second at the moment (two-phase, while copying).
@@ -94,11 +96,28 @@ pub struct State {
     /// Seconds until all is copied, at this rate (two-phase, while copying).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eta_seconds: Option<u64>,
+    /// True: the machine runs while it is copied, and the trigger files count (warm).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warm: Option<bool>,
+    /// When the next round begins, seconds since 1970; absent when none is planned (warm).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_round_at: Option<f64>,
+    /// How long the machine would be off, from its shutdown to the end of its last copy, if that began now (warm, from
+    /// the second round on). The conversion comes on top.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub predicted_downtime_seconds: Option<f64>,
+    /// The rounds, of all disks together: the first and the newest (warm).
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rounds: Vec<JobRound>,
 
     /// What the log told about the copies, for placing the next line.
     #[serde(skip)]
     #[schemars(skip)]
     copies: Copies,
+    /// The part of the job that the round that runs is.
+    #[serde(skip)]
+    #[schemars(skip)]
+    stretch: Stretch,
 }
 
 /// Limits in force. Both keys are always there; `null` is a limit that nobody asked for, or that could not be set.
@@ -132,26 +151,6 @@ pub struct LastMessage {
     pub kind: String,
 }
 
-/// Bookkeeping of the copies: which disk is current, which paths the servers serve.
-#[derive(Debug, Clone, PartialEq, Default)]
-struct Copies {
-    current: Option<Current>,
-    /// 2.x: path of source disk N, told when its server was started.
-    served: BTreeMap<usize, String>,
-    /// The guest's plain name, told by the log.
-    display_name: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Current {
-    disk: usize,
-    /// 1.4x logs name the target; their progress counts only once the source path is known (contract.md 5).
-    needs_path: bool,
-    path: Option<String>,
-}
-
-const COPY_BEGINS: f64 = 15.0;
-const COPY_ENDS: f64 = 98.0;
 /// A server or log that lies about its disks must not grow the state without bound.
 const MOST_DISKS: usize = 1024;
 const MOST_WARNINGS: usize = 100;
@@ -182,7 +181,12 @@ impl Default for State {
             bytes_total: None,
             rate: None,
             eta_seconds: None,
+            warm: None,
+            next_round_at: None,
+            predicted_downtime_seconds: None,
+            rounds: Vec::new(),
             copies: Copies::default(),
+            stretch: Stretch::default(),
         }
     }
 }
@@ -240,6 +244,10 @@ impl State {
                 self.last_message = Some(LastMessage { message, kind: "error".to_owned() });
             }
             Event::Finished { failed } => self.finish(failed),
+            Event::RoundStarted { .. }
+            | Event::RoundFinished { .. }
+            | Event::NextRound { .. }
+            | Event::PredictedDowntime { .. } => self.apply_warm(event),
             Event::DisksFound { .. }
             | Event::DiskSized { .. }
             | Event::DiskEntered { .. }
@@ -260,113 +268,10 @@ impl State {
         }
     }
 
-    fn enter_step(&mut self, text: String) {
-        if let Some((_, percent)) = STEPS.iter().find(|(beginning, _)| text.starts_with(beginning)) {
-            match self.is_two_phase() {
-                true => self.raise_in_place(*percent / COPY_BEGINS),
-                false => self.raise(*percent),
-            }
-        }
-        self.stage = Some(text);
-    }
-
     fn raise(&mut self, percent: f64) {
         if percent > self.progress {
             self.progress = (percent * 100.0).round() / 100.0;
         }
-    }
-
-    fn start_copy(&mut self, disk: usize, count: usize, needs_path: bool) {
-        if disk >= MOST_DISKS || count > MOST_DISKS {
-            return;
-        }
-        if self.copies.current.as_ref().is_some_and(|current| current.disk < disk) {
-            self.close_current();
-        }
-        self.disk_count = Some(count);
-        self.copies.current = Some(Current { disk, needs_path, path: None });
-        self.raise(COPY_BEGINS);
-        if let Some(path) = self.copies.served.get(&disk).cloned() {
-            self.locate(path);
-        }
-    }
-
-    /// A path of the disk being copied. 2.x names it when it starts the server, and that counts more than
-    /// the debug lines of a server (which may open parents of a snapshot chain).
-    fn open_source(&mut self, path: String) {
-        let Some(current) = &self.copies.current else { return };
-        if !self.copies.served.contains_key(&current.disk) {
-            self.locate(path);
-        }
-    }
-
-    fn serve_source(&mut self, disk: usize, path: String) {
-        if disk >= MOST_DISKS {
-            return;
-        }
-        if disk == self.disks.len() && !self.disks.iter().any(|known| known.path == path) {
-            self.disks.push(Disk::new(&path));
-        }
-        self.copies.served.insert(disk, path);
-    }
-
-    /// Puts the disk of this path at the place of the disk being copied (contract.md 5 "Locate").
-    fn locate(&mut self, path: String) {
-        let Some(current) = &mut self.copies.current else { return };
-        let index = current.disk;
-        match self.disks.iter().position(|disk| disk.path == path) {
-            // A disk that was copied before keeps its place: a late line of its server is not news.
-            Some(found) if found < index => return,
-            Some(found) => {
-                let disk = self.disks.remove(found);
-                self.disks.insert(index, disk);
-            }
-            None if self.disks.get(index).is_some_and(|disk| disk.path == unknown(index)) => {
-                self.disks[index].path.clone_from(&path);
-            }
-            None if self.disks.len() < MOST_DISKS => {
-                self.disks.insert(index.min(self.disks.len()), Disk::new(&path));
-            }
-            None => return,
-        }
-        current.path = Some(path);
-    }
-
-    /// The entry of the disk being copied.
-    fn current_disk(&mut self) -> Option<&mut Disk> {
-        let current = self.copies.current.as_ref()?;
-        match &current.path {
-            Some(path) => self.disks.iter_mut().find(|disk| &disk.path == path),
-            None if current.needs_path => None,
-            None => {
-                if self.disks.len() <= current.disk {
-                    self.disks.push(Disk::new(&unknown(current.disk)));
-                }
-                self.disks.get_mut(current.disk)
-            }
-        }
-    }
-
-    fn progress_copy(&mut self, percent: f64) {
-        let percent = percent.clamp(0.0, 100.0);
-        if let Some(disk) = self.current_disk() {
-            disk.progress = disk.progress.max(percent);
-        }
-        self.raise_to_copies();
-    }
-
-    fn close_current(&mut self) {
-        if let Some(disk) = self.current_disk() {
-            disk.progress = 100.0;
-        }
-        self.raise_to_copies();
-    }
-
-    /// Every disk has an equal share: its size is not known to the log.
-    fn raise_to_copies(&mut self) {
-        let count = self.disk_count.unwrap_or(self.disks.len()).max(self.disks.len()).max(1);
-        let done: f64 = self.disks.iter().map(|disk| disk.progress / 100.0).sum();
-        self.raise(COPY_BEGINS + (COPY_ENDS - COPY_BEGINS) * done / count as f64);
     }
 
     fn finish(&mut self, failed: bool) {
@@ -377,6 +282,7 @@ impl State {
         self.waiting_for = None;
         self.rate = None;
         self.eta_seconds = None;
+        self.forget_plans();
         self.failed = Some(failed);
         self.finished = Some(true);
     }
@@ -386,11 +292,6 @@ impl Disk {
     fn new(path: &str) -> Self {
         Self { path: path.to_owned(), progress: 0.0, two_phase: TwoPhaseDisk::default() }
     }
-}
-
-/// The name of a disk that is being copied before any line told its path.
-fn unknown(index: usize) -> String {
-    format!("disk {}", index + 1)
 }
 
 #[cfg(test)]

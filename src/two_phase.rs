@@ -221,7 +221,7 @@ fn recall(job: &Job, desk: &mut Desk<'_>) -> Result<(Known, Vec<Placed>), Failur
     desk.recorder.apply(Event::DisksFound { disks: found.collect() });
     let mut placed = Vec::new();
     for (disk, (target, checksum)) in disks.into_iter().enumerate() {
-        desk.recorder.apply(Event::RoundEnded { disk, at: copies::now(), result: Ok(checksum) });
+        desk.recorder.apply(Event::RoundEnded { disk, at: copies::now(), last: true, result: Ok(checksum) });
         placed.push(target);
     }
     Ok((known, placed))

@@ -141,7 +141,8 @@ fn loose_values_are_left_to_the_plan() {
         ("\"60\"", Seconds::Whole(60)),
         ("\" 7 \"", Seconds::Whole(7)),
         ("-1", Seconds::Whole(-1)),
-        ("1.9", Seconds::Whole(1)),
+        ("1.9", Seconds::Cut(1)),
+        ("60.0", Seconds::Whole(60)),
         ("\"ten\"", Seconds::Invalid),
     ] {
         let text = format!("{{\"iteration_seconds\": {value}}}");

@@ -148,11 +148,13 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// `iteration_seconds`: a number, or a text that holds one.
+/// A number of seconds, or a text that holds one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seconds {
     /// Whole seconds, as given; may be negative.
     Whole(i64),
+    /// What a number is without its fraction.
+    Cut(i64),
     /// Not a number.
     Invalid,
 }
@@ -181,7 +183,11 @@ impl<'de> Deserialize<'de> for Seconds {
                 if value.abs() > 9e15 {
                     return Err(E::invalid_value(Unexpected::Float(value), &self));
                 }
-                Ok(Seconds::Whole(value as i64))
+                Ok(if value.fract() == 0.0 {
+                    Seconds::Whole(value as i64)
+                } else {
+                    Seconds::Cut(value as i64)
+                })
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Seconds, E> {
@@ -217,6 +223,22 @@ impl<'de> Deserialize<'de> for Verify {
         Ok(Self(match text.expose_secret() {
             "true" => "full".to_owned(),
             "false" => "off".to_owned(),
+            other => other.to_owned(),
+        }))
+    }
+}
+
+/// `snapshot_quiesce`: `auto`, `require`, `never`, or a boolean that means one of the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quiesce(pub String);
+
+impl<'de> Deserialize<'de> for Quiesce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use secrecy::ExposeSecret;
+        let Scalar(text) = Scalar::deserialize(deserializer)?;
+        Ok(Self(match text.expose_secret() {
+            "true" => "require".to_owned(),
+            "false" => "never".to_owned(),
             other => other.to_owned(),
         }))
     }

@@ -7,7 +7,7 @@ use crate::job;
 use crate::plan::destination::Host;
 use crate::plan::problems::Findings;
 use crate::plan::source::Names;
-use crate::plan::{DiskFormat, LuksVault, Machine, Source, Surroundings, TwoPhase};
+use crate::plan::{DiskFormat, LuksVault, Machine, Source, Surroundings, TwoPhase, warm};
 use crate::site::{self, Layout, Site};
 use crate::throttle::{Asked, Limits};
 
@@ -19,12 +19,13 @@ pub(super) fn phases(
     around: &Surroundings,
     findings: &mut Findings,
 ) -> Option<TwoPhase> {
-    let warm = document.warm == Some(true);
-    if warm && document.two_phase == Some(false) {
+    let is_warm = document.warm == Some(true);
+    let keys = warm::keys(document, findings);
+    if is_warm && document.two_phase == Some(false) {
         findings.contract("Cannot disable two-phase conversion when warm conversion is requested");
         return None;
     }
-    let key = match (warm, document.two_phase) {
+    let key = match (is_warm, document.two_phase) {
         (true, _) => "warm",
         (false, Some(true)) => "two_phase",
         (false, _) => return None,
@@ -44,9 +45,8 @@ pub(super) fn phases(
              two_phase = \"ignore\" in the site configuration"
         )),
     }
-    if warm {
-        findings
-            .ours("warm: this version copies only machines that are switched off; use two_phase".to_owned());
+    if is_warm {
+        warm::go_together(document, &keys, findings);
     }
     let verify = match document.verify.take() {
         None => true,
@@ -61,7 +61,14 @@ pub(super) fn phases(
     if resume.as_deref().is_some_and(|tag| !job::is_tag(tag)) {
         findings.ours("resume must be the tag of an earlier job, like 20260131T235959-4711".to_owned());
     }
-    Some(TwoPhase { verify, resume, programs: around.two_phase_programs.clone() })
+    Some(TwoPhase {
+        verify,
+        resume,
+        programs: around.two_phase_programs.clone(),
+        warm: is_warm.then_some(keys.warm),
+        shutdown: keys.shutdown,
+        keep_change_tracking: document.keep_change_tracking == Some(true),
+    })
 }
 
 /// Will this program copy the disks? What [`phases`] decides, for those who are asked before.

@@ -63,7 +63,7 @@ pub(super) fn source(
     site: &Site,
     findings: &mut Findings,
 ) -> Option<Source> {
-    match document.transport_method.take().as_deref() {
+    match document.transport_method.clone().as_deref() {
         None => findings.contract("No transport method specified"),
         Some("vddk") => return vddk(document, site, findings),
         Some("ssh") => return ssh(document, names, findings),

@@ -59,6 +59,7 @@ fn refused(kind: &str, more: Value, expected: &[&str]) {
 
 mod secrets;
 mod texts;
+mod warm;
 
 #[test]
 fn hosts_are_detected_in_the_contracts_order() {

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod warm;
+
 fn started(disk: usize, count: usize, old: bool) -> Event {
     Event::CopyStarted { disk, count, target: old.then(|| "/dev/x".to_owned()) }
 }

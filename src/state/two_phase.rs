@@ -3,16 +3,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::warm::NOT_LAST;
 use super::{Disk, MOST_DISKS, State};
 use crate::event::{Event, FoundDisk};
 use crate::phase::{DiskPhase, Phase};
 
-/// Progress of the whole job when copies, conversion and commit begin and end. Copies take hours, the others minutes.
-const COPIES: (f64, f64) = (2.0, 85.0);
+/// Progress of the whole job when conversion and commit begin and end; copies ([`super::warm`]) take hours, these
+/// minutes.
 const IN_PLACE: (f64, f64) = (85.0, 95.0);
 const COMMIT: (f64, f64) = (95.0, 99.0);
-/// Rounds of one disk that are shown; the first and the newest.
-const MOST_ROUNDS: usize = 100;
+/// Rounds that are shown, of a disk and of the job: the first and the newest.
+pub(super) const MOST_ROUNDS: usize = 100;
 
 /// Keys of a disk in a two-phase job; none of them is there in one-phase.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,10 +30,11 @@ pub struct TwoPhaseDisk {
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<String>,
-    /// Bytes of data that are on the target for good: flushed, and compared unless that was switched off.
+    /// Bytes of data that are on the target for good: flushed, and compared unless that was switched off. Of the round
+    /// that runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub copied: Option<u64>,
-    /// Bytes of data to copy.
+    /// Bytes of data to copy in the round that runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub to_copy: Option<u64>,
     /// The rounds of copying.
@@ -45,6 +47,15 @@ pub struct TwoPhaseDisk {
     /// 0 to 100: how much of what the conversion changed the disk has got.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub commit_progress: Option<f64>,
+
+    /// Whether it is known how much the round that runs copies.
+    #[serde(skip)]
+    #[schemars(skip)]
+    counted: bool,
+    /// Whether the round that runs has ended well.
+    #[serde(skip)]
+    #[schemars(skip)]
+    proven: bool,
 }
 
 /// One round of copying a disk.
@@ -84,10 +95,13 @@ impl State {
     pub(super) fn enter(&mut self, phase: Phase) {
         self.status = phase.text();
         match phase {
-            Phase::PreCopy { .. } => self.raise(COPIES.0),
+            Phase::PreCopy { round, last } => self.enter_round(round, last),
             Phase::StartingVirtV2v if self.is_two_phase() => self.raise(IN_PLACE.0),
             Phase::Committing => self.raise(COMMIT.0),
-            Phase::Preparing | Phase::StartingVirtV2v => {}
+            Phase::Preparing | Phase::Waiting | Phase::Paused | Phase::StartingVirtV2v => {}
+        }
+        if !matches!(phase, Phase::PreCopy { .. } | Phase::Waiting | Phase::Paused) {
+            self.forget_plans();
         }
         if !matches!(phase, Phase::PreCopy { .. }) {
             self.rate = None;
@@ -116,19 +130,9 @@ impl State {
                     _ => {}
                 }
             }),
-            Event::RoundBegan { disk, change_id, at } => self.disk(disk, |disk| {
-                let round = Round {
-                    change_id: Some(change_id),
-                    path: Some(disk.path.clone()),
-                    start_time: Some(at),
-                    status: "Connected".to_owned(),
-                    ..Round::default()
-                };
-                if disk.two_phase.copies.len() >= MOST_ROUNDS {
-                    disk.two_phase.copies.remove(1);
-                }
-                disk.two_phase.copies.push(round);
-            }),
+            Event::RoundBegan { disk, path, change_id, at } => {
+                self.disk(disk, |disk| disk.begin_round(path, change_id, at));
+            }
             Event::RoundCounted { disk, to_copy } => {
                 self.round(disk, |round| {
                     round.status = "Copying".to_owned();
@@ -136,6 +140,7 @@ impl State {
                     round.copied.get_or_insert(0);
                 });
                 self.disk(disk, |disk| {
+                    disk.two_phase.counted = true;
                     disk.two_phase.to_copy = Some(to_copy);
                     disk.two_phase.copied.get_or_insert(0);
                 });
@@ -143,14 +148,15 @@ impl State {
             }
             Event::RoundAdvanced { disk, copied } => {
                 self.round(disk, |round| round.copied = Some(copied));
+                let most = self.stretch.most_of_a_disk();
                 self.disk(disk, |disk| {
                     disk.two_phase.copied = Some(copied);
                     let share = copied as f64 / disk.two_phase.to_copy.unwrap_or(0).max(1) as f64;
-                    disk.raise(100.0 * share);
+                    disk.raise(most * share.min(1.0));
                 });
                 self.sum_up();
             }
-            Event::RoundEnded { disk, at, result } => self.end_round(disk, at, result),
+            Event::RoundEnded { disk, at, last, result } => self.end_round(disk, at, last, result),
             Event::Rate { bytes_per_second } => {
                 self.rate = Some(bytes_per_second);
                 let left = self.bytes_total.unwrap_or(0).saturating_sub(self.bytes_copied.unwrap_or(0));
@@ -203,26 +209,42 @@ impl State {
         });
     }
 
-    fn end_round(&mut self, disk: usize, at: f64, result: Result<String, String>) {
+    fn end_round(&mut self, disk: usize, at: f64, last: bool, result: Result<String, String>) {
         self.round(disk, |round| {
             round.end_time = Some(at);
             match &result {
                 Ok(_) => round.status = "Copied".to_owned(),
                 Err(error) => {
-                    round.status = format!("Unrecoverable error during copy: {error}");
+                    let kind = if last { "Unrecoverable" } else { "Recoverable" };
+                    round.status = format!("{kind} error during copy: {error}");
                     round.error = Some(true);
                 }
             }
         });
-        self.disk(disk, |disk| match result {
-            Ok(checksum) => {
-                disk.two_phase.checksum = Some(checksum);
-                disk.two_phase.status = Some(DiskPhase::Copied.text().to_owned());
-                disk.raise(100.0);
-            }
-            Err(_) => disk.two_phase.status = Some(DiskPhase::CopyFailed.text().to_owned()),
+        self.disk(disk, |disk| {
+            let phase = match result {
+                Ok(checksum) => {
+                    disk.two_phase.checksum = Some(checksum);
+                    disk.two_phase.proven = true;
+                    disk.raise(if last { 100.0 } else { NOT_LAST });
+                    DiskPhase::Copied
+                }
+                Err(_) if last => DiskPhase::CopyFailed,
+                // What was copied is there, and the next round makes it whole.
+                Err(_) => DiskPhase::Created,
+            };
+            disk.two_phase.status = Some(phase.text().to_owned());
         });
         self.sum_up();
+    }
+
+    /// The counters are those of the round that runs.
+    pub(super) fn count_anew(&mut self) {
+        self.disks.iter_mut().for_each(|disk| disk.two_phase.count_anew());
+        self.bytes_copied = self.bytes_copied.map(|_| 0);
+        self.bytes_total = self.bytes_total.map(|_| 0);
+        self.rate = None;
+        self.eta_seconds = None;
     }
 
     /// The disks' bytes together, and what they mean for the job.
@@ -234,15 +256,47 @@ impl State {
         self.bytes_copied = Some(copied);
         self.bytes_total = Some(total);
         // Before all disks are counted, the share of the counted ones would be too much.
-        if self.disks.iter().all(|disk| disk.two_phase.to_copy.is_some()) {
-            let all_copied = self.disks.iter().all(|disk| disk.two_phase.checksum.is_some());
-            let share = if all_copied { 1.0 } else { copied as f64 / total.max(1) as f64 };
-            self.raise(COPIES.0 + (COPIES.1 - COPIES.0) * share);
+        if self.disks.iter().all(|disk| disk.two_phase.counted || disk.two_phase.proven) {
+            let all_proven = self.disks.iter().all(|disk| disk.two_phase.proven);
+            let share = if all_proven { 1.0 } else { copied as f64 / total.max(1) as f64 };
+            self.raise_copies(share);
         }
     }
 }
 
+impl TwoPhaseDisk {
+    fn count_anew(&mut self) {
+        // A key that was there stays there.
+        self.copied = self.copied.map(|_| 0);
+        self.to_copy = self.to_copy.map(|_| 0);
+        self.counted = false;
+        self.proven = false;
+    }
+}
+
 impl Disk {
+    fn begin_round(&mut self, path: String, change_id: String, at: f64) {
+        let disk = &mut self.two_phase;
+        disk.count_anew();
+        // It was that of what the target held until now.
+        disk.checksum = None;
+        // Rounds between the first and the newest lose these, as ever (contract.md 3.5).
+        if let Some(before) = disk.copies.get_mut(1..).and_then(<[Round]>::last_mut) {
+            before.change_id = None;
+            before.path = None;
+        }
+        if disk.copies.len() >= MOST_ROUNDS {
+            disk.copies.remove(1);
+        }
+        disk.copies.push(Round {
+            change_id: Some(change_id),
+            path: Some(path),
+            start_time: Some(at),
+            status: "Connected".to_owned(),
+            ..Round::default()
+        });
+    }
+
     fn raise(&mut self, percent: f64) {
         self.progress = self.progress.max((percent.clamp(0.0, 100.0) * 100.0).round() / 100.0);
     }

@@ -168,7 +168,9 @@ impl Copies<'_> {
         let room = Rc::new(Room::new(self.placed));
         let mut running = JoinSet::new();
         for (disk, (job, (what, since))) in jobs.iter().zip(&self.round.disks).enumerate() {
-            let one = One { disk, job: Rc::clone(job), tell: self.tell.clone(), room: Rc::clone(&room) };
+            let path = self.opened.disks[disk].export.disk();
+            let (job, tell, room) = (Rc::clone(job), self.tell.clone(), Rc::clone(&room));
+            let one = One { disk, path, last, job, tell, room };
             let (what, since) = (what.clone(), since.clone());
             running.spawn_local(async move { (disk, one.copy(what, since).await) });
         }
@@ -343,6 +345,9 @@ fn shown(mark: &Option<String>) -> String {
 /// One disk of a round.
 struct One {
     disk: usize,
+    /// Its file in this round.
+    path: String,
+    last: bool,
     job: Rc<copy::Job>,
     tell: UnboundedSender<Event>,
     room: Rc<Room>,
@@ -358,13 +363,14 @@ impl One {
     async fn copy(&self, what: What, since: String) -> Result<u64, CopyError> {
         let disk = self.disk;
         self.say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
-        self.say(Event::RoundBegan { disk, change_id: since, at: now() });
+        let path = self.path.clone();
+        self.say(Event::RoundBegan { disk, path, change_id: since, at: now() });
         let result = self.copy_what(what).await;
         let told = match &result {
             Ok((_, copied)) => Ok(copied.checksum().to_owned()),
             Err(error) => Err(chain(error)),
         };
-        self.say(Event::RoundEnded { disk, at: now(), result: told });
+        self.say(Event::RoundEnded { disk, at: now(), last: self.last, result: told });
         result.map(|(bytes, _)| bytes)
     }
 

@@ -43,10 +43,6 @@ fn texts_of_the_contract_general() {
             ],
         ),
         (
-            json!({"warm": true}),
-            &["warm: this version copies only machines that are switched off; use two_phase"],
-        ),
-        (
             json!({"nbd_export_only": {"/dev/x": 1}, "vm_name": null}),
             &["nbd_export_only: this version does not export disks over NBD yet"],
         ),
