@@ -112,7 +112,8 @@ async fn copy(task: &Task) -> Result<Copied, Box<dyn Error>> {
         ..Tuning::default()
     };
     let shared = Shared::new(MEMORY, tuning, Bucket::new(task.limit));
-    let job = Rc::new(Job { reader, target, ledger, verify: true, resumed: false, shared, tell: Box::new(|_| ()) });
+    let job =
+        Rc::new(Job { reader, target, ledger, verify: true, resumed: false, shared, tell: Box::new(|_| ()) });
     let extents = job.reader.extents(size).await?;
     let copied = match &task.areas {
         Some(areas) => {

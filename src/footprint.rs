@@ -28,7 +28,9 @@ impl Footprint {
                 Entry::Machine { moref } => left.machine = Some(moref.clone()),
                 Entry::TrackingOn => left.tracking = true,
                 Entry::TrackingOff => left.tracking = false,
-                Entry::Snapshot { name } if !left.snapshots.contains(name) => left.snapshots.push(name.clone()),
+                Entry::Snapshot { name } if !left.snapshots.contains(name) => {
+                    left.snapshots.push(name.clone())
+                }
                 Entry::SnapshotGone { name } => left.snapshots.retain(|left| left != name),
                 Entry::SwitchedOff => left.switched_off = true,
                 Entry::SwitchedOn => left.switched_off = false,
@@ -115,7 +117,8 @@ mod tests {
 
     #[test]
     fn success_leaves_the_machine_off_and_nothing_else() {
-        let entries = [Entry::Machine { moref: "vm-1".into() }, Entry::TrackingOn, snapshot("a"), Entry::SwitchedOff];
+        let entries =
+            [Entry::Machine { moref: "vm-1".into() }, Entry::TrackingOn, snapshot("a"), Entry::SwitchedOff];
         let all = Footprint::of(&entries);
         assert!(all.switched_off && all.clone().after(false) == all);
         let delivered = all.clone().after(true);

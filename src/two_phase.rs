@@ -102,8 +102,7 @@ async fn stages(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Result<
         Stage::Copying | Stage::Copied => Vec::new(),
     };
     let drivers =
-        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), desk, &mut throttling)
-            .await?;
+        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), desk, &mut throttling).await?;
     let machine = Machine { plan: &job.plan, guest: &known.guest, disks: &placed, drivers: &drivers };
     match destination.publish(handle, &machine).await {
         Ok(Some(id)) => desk.recorder.apply(Event::VmId { id }),

@@ -49,11 +49,13 @@ pub use error::WarmError;
 
 use book::Book;
 use schedule::{Measured, Schedule};
-use triggers::{Cutover, Triggers};
+use triggers::Triggers;
 use wait::Next;
 
 /// How often the session is kept from expiring.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Rounds in a row for which vSphere may be away.
+const MOST_LOST: u32 = 10;
 
 /// A warm migration from its first round to the copy of the last change.
 pub(crate) struct Warm<'a> {
@@ -79,16 +81,29 @@ impl Warm<'_> {
     /// All rounds.
     pub(crate) async fn run(mut self) -> Result<(), WarmError> {
         let mut schedule = Schedule::new(self.terms);
+        schedule.set_settle(off::settle(&self.two_phase.shutdown, &self.known.guest).as_secs());
         let triggers = Triggers::of(&self.job.files);
         self.remove_snapshots().await?;
         let mut reason = self.begun_cutover().await?;
         if reason.is_none() {
             self.switch_tracking_on().await?;
         }
+        let mut lost = 0;
         while reason.is_none() {
-            let measured = self.round().await?;
-            if let Some(measured) = measured {
-                schedule.round_ended(measured);
+            let measured = match self.round().await {
+                Err(error) if error.is_passing() && lost < MOST_LOST => {
+                    lost += 1;
+                    self.warn(format!("round {} waits for vSphere: {}", self.book.round, chain(&error)));
+                    None
+                }
+                round => {
+                    lost = 0;
+                    round?
+                }
+            };
+            match measured {
+                Some(measured) => schedule.round_ended(measured),
+                None => schedule.round_failed(now()),
             }
             // What a removal takes must not be downtime: at a cutover it waits until the new machine is there.
             let asked = triggers.asked();
@@ -130,9 +145,7 @@ impl Warm<'_> {
 
     /// The session is kept, and the user's files are looked at, until it is time for something.
     async fn wait(&self, triggers: &Triggers, schedule: &Schedule) -> Result<Next, WarmError> {
-        let settle = off::settle(&self.two_phase.shutdown, &self.known.guest).as_secs();
-        let next = wait::wait(triggers, schedule, settle, &self.tell, now, async || self.keep_alive().await);
-        Ok(next.await)
+        Ok(wait::wait(triggers, schedule, &self.tell, now, async || self.keep_alive().await).await)
     }
 
     async fn keep_alive(&self) {

@@ -27,7 +27,9 @@ pub(super) fn run(tag: &str, given: Option<&mut dyn Read>, out: &mut impl Write)
     match clean(&site, &files, given) {
         Ok(done) => writeln!(out, "{done}").map(|()| 0),
         Err(problems) => {
-            problems.iter().for_each(|problem| drop(super::complain(problem)));
+            for problem in &problems {
+                super::complain(problem);
+            }
             Ok(1)
         }
     }
@@ -38,7 +40,9 @@ fn clean(site: &Site, files: &JobFiles, given: Option<&mut dyn Read>) -> Result<
     let one = |error: &dyn std::error::Error| vec![chain(error)];
     // In layout uci the place may be another job's by now.
     let _lock = match files.take_lock().map_err(|error| one(&error))? {
-        Taken::Held => return Err(vec![format!("job {tag} is running: cancel it first, that puts the source back")]),
+        Taken::Held => {
+            return Err(vec![format!("job {tag} is running: cancel it first, that puts the source back")]);
+        }
         Taken::Free(lock) => Some(lock),
         Taken::Gone => None,
     };
@@ -51,7 +55,9 @@ fn clean(site: &Site, files: &JobFiles, given: Option<&mut dyn Read>) -> Result<
         journal::Entry::ResumedBy { tag } => Some(tag),
         _ => None,
     }) {
-        return Err(vec![format!("job {tag} was resumed by job {by}, whose source it is now: virt-v2v-wrapper cleanup {by}")]);
+        return Err(vec![format!(
+            "job {tag} was resumed by job {by}, whose source it is now: virt-v2v-wrapper cleanup {by}"
+        )]);
     }
     let left = put_back::left(&entries);
     if left.is_clean() {

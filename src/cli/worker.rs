@@ -10,7 +10,8 @@ use crate::{put_back, run};
 
 /// Puts the source back after a worker that was killed.
 pub(super) fn put_back(sealed: &Path) -> u8 {
-    let done = std::fs::read(sealed).map_err(Into::into).and_then(|job| put_back::process(&Zeroizing::new(job)));
+    let done =
+        std::fs::read(sealed).map_err(Into::into).and_then(|job| put_back::process(&Zeroizing::new(job)));
     done.unwrap_or_else(|error| {
         tracing::error!("{error}");
         super::complain(&format!("put-back is started by the program itself ({error})"))

@@ -128,8 +128,7 @@ impl Job {
         for part in stale.chunks(self.shared.tuning.comparing.max(1)) {
             let read = part.iter().map(|index| async move {
                 let extent = Extent::new(index * CHUNK, chunk::length(*index, size), Kind::Data);
-                let span =
-                    Span { chunks: *index..index + 1, extents: Extents::normalize([extent]) };
+                let span = Span { chunks: *index..index + 1, extents: Extents::normalize([extent]) };
                 self.target.read_back(&span, &self.shared.budget).await
             });
             let digests = try_join_all(read).await?.into_iter().flatten();
@@ -177,8 +176,7 @@ impl Job {
         })?;
         (self.tell)(Told::ToCopy(extents.covered_by(Kind::Data)));
         let most = u64::from(self.reader.read_size());
-        let spans =
-            Spans::new(Rc::new(extents.clone()), size, most, |index| known.contains_key(&index));
+        let spans = Spans::new(Rc::new(extents.clone()), size, most, |index| known.contains_key(&index));
         let digests = spans.map(|span| async move {
             let pieces = self.read(&span, &self.shared.budget).await?;
             let digests = match span.data() {
@@ -195,7 +193,10 @@ impl Job {
         while let Some(of_span) = digests.next().await {
             let (data, found) = of_span?;
             differing.extend(
-                found.into_iter().filter(|(index, digest)| known.get(index) != Some(digest)).map(|(index, _)| index),
+                found
+                    .into_iter()
+                    .filter(|(index, digest)| known.get(index) != Some(digest))
+                    .map(|(index, _)| index),
             );
             compared += data;
             (self.tell)(Told::Finished(compared));

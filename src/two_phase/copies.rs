@@ -466,7 +466,7 @@ fn remove(path: &Path) -> Result<(), TargetError> {
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0.0, |since| (since.as_secs_f64() * 1000.0).round() / 1000.0)
 }

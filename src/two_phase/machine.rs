@@ -3,8 +3,8 @@
 
 use tokio::sync::mpsc;
 
-use super::earlier::{self, Earlier, Stage};
 use super::Desk;
+use super::earlier::{self, Earlier, Stage};
 use crate::copy::ledger::Ledger;
 use crate::event::Event;
 use crate::footprint::Footprint;
@@ -15,6 +15,7 @@ use crate::plan::{ShutdownMode, Source, TwoPhase};
 use crate::put_back;
 use crate::run::Failure;
 use crate::source::vsphere::Vsphere;
+use crate::source::vsphere::machine::PowerState;
 use crate::throttle::Throttling;
 use crate::warm::WarmError;
 use crate::warm::book::Book;
@@ -73,7 +74,7 @@ pub(super) async fn stage_of_now(
     vsphere.close().await;
     let now = now.map_err(|error| Failure::broken(&error))?;
     let then = marks_then(job).map_err(Failure::failed)?;
-    if now.is_off() && now.marks() == then {
+    if now.power == PowerState::Off && now.marks() == then {
         return Ok(earlier.stage);
     }
     let changed = earlier.entries.iter().any(|entry| matches!(entry, Entry::CommitStarted { .. }));

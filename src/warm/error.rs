@@ -3,8 +3,10 @@
 use crate::copy::CopyError;
 use crate::journal::JournalError;
 use crate::log::chain;
-use crate::source::vsphere::VsphereError;
-use crate::source::vsphere::operations::OperationError;
+use crate::source::vsphere::error::ClientError;
+use crate::source::vsphere::inventory::InventoryError;
+use crate::source::vsphere::task::TaskError;
+use crate::source::vsphere::{OperationError, VsphereError};
 use crate::two_phase::copies::CopiesError;
 use crate::two_phase::earlier::EarlierError;
 
@@ -20,7 +22,9 @@ pub enum WarmError {
     #[error("{}", chain(.0))]
     Operation(#[from] OperationError),
     /// Not all disks can be copied warm.
-    #[error("warm: VM \"{name}\" cannot be copied while it runs: {reasons}. Nothing was changed. Remove the reason, or switch the machine off and use two_phase instead of warm")]
+    #[error(
+        "warm: VM \"{name}\" cannot be copied while it runs: {reasons}. Nothing was changed. Remove the reason, or switch the machine off and use two_phase instead of warm"
+    )]
     Unfit {
         /// The machine.
         name: String,
@@ -28,7 +32,9 @@ pub enum WarmError {
         reasons: String,
     },
     /// `snapshot_quiesce: require`, and it cannot be.
-    #[error("snapshot_quiesce: require needs running VMware Tools in VM \"{name}\", and they do not run: start them, or use auto")]
+    #[error(
+        "snapshot_quiesce: require needs running VMware Tools in VM \"{name}\", and they do not run: start them, or use auto"
+    )]
     NoTools {
         /// The machine.
         name: String,
@@ -44,7 +50,9 @@ pub enum WarmError {
         reason: String,
     },
     /// Begins with the contract's words (6.3).
-    #[error("Missing changeId for a disk: vSphere tracks no changes of {disk} although it was told to; look for ctkEnabled = false of this disk in the advanced parameters of the machine, or switch it off and use two_phase instead of warm")]
+    #[error(
+        "Missing changeId for a disk: vSphere tracks no changes of {disk} although it was told to; look for ctkEnabled = false of this disk in the advanced parameters of the machine, or switch it off and use two_phase instead of warm"
+    )]
     NoChangeId {
         /// The disk.
         disk: String,
@@ -63,7 +71,9 @@ pub enum WarmError {
     #[error("{}", chain(.0))]
     Earlier(#[from] EarlierError),
     /// Own snapshots that cannot be removed pile up.
-    #[error("{count} snapshots of this job cannot be removed from VM \"{name}\" ({reason}): a further one is not taken. Remove them in the client, and resume")]
+    #[error(
+        "{count} snapshots of this job cannot be removed from VM \"{name}\" ({reason}): a further one is not taken. Remove them in the client, and resume"
+    )]
     TooManySnapshots {
         /// The machine.
         name: String,
@@ -73,7 +83,9 @@ pub enum WarmError {
         reason: String,
     },
     /// Disks came, went or grew.
-    #[error("the disks of VM \"{name}\" changed since the copy began: {changes}. Undo that and resume, or start without resume")]
+    #[error(
+        "the disks of VM \"{name}\" changed since the copy began: {changes}. Undo that and resume, or start without resume"
+    )]
     OtherDisks {
         /// The machine.
         name: String,
@@ -81,7 +93,9 @@ pub enum WarmError {
         changes: String,
     },
     /// It is not off. Begins with the contract's words (6.3).
-    #[error("Cannot perform final copy for running VM \"{name}\" ({moref}): shut it down and resume, or let shutdown_mode (auto, force, manual) see to it")]
+    #[error(
+        "Cannot perform final copy for running VM \"{name}\" ({moref}): shut it down and resume, or let shutdown_mode (auto, force, manual) see to it"
+    )]
     Running {
         /// The machine.
         name: String,
@@ -89,7 +103,9 @@ pub enum WarmError {
         moref: String,
     },
     /// It sleeps.
-    #[error("Cannot perform final copy for running VM \"{name}\" ({moref}): it is suspended. Resume it in the client, shut it down and resume the job")]
+    #[error(
+        "Cannot perform final copy for running VM \"{name}\" ({moref}): it is suspended. Resume it in the client, shut it down and resume the job"
+    )]
     Suspended {
         /// The machine.
         name: String,
@@ -97,7 +113,9 @@ pub enum WarmError {
         moref: String,
     },
     /// Somebody switched it on.
-    #[error("VM \"{name}\" was switched on or reconfigured while its last changes were copied: the copy is not that of one moment. Shut it down and resume")]
+    #[error(
+        "VM \"{name}\" was switched on or reconfigured while its last changes were copied: the copy is not that of one moment. Shut it down and resume"
+    )]
     SwitchedOn {
         /// The machine.
         name: String,
@@ -117,6 +135,24 @@ pub enum WarmError {
 }
 
 impl WarmError {
+    /// May vSphere be back for the next round? It is restarted, or does not keep up; what it refuses it refuses again.
+    pub(super) fn is_passing(&self) -> bool {
+        let error = match self {
+            Self::Vsphere(VsphereError::Client(error)) => error,
+            Self::Vsphere(VsphereError::Inventory(InventoryError::Client(error))) => error,
+            Self::Operation(OperationError::Client(error)) => error,
+            Self::Operation(OperationError::Task(TaskError::Client(error))) => error,
+            _ => return false,
+        };
+        matches!(
+            error,
+            ClientError::Unreachable { .. }
+                | ClientError::Slow { .. }
+                | ClientError::Status { .. }
+                | ClientError::Garbage { .. }
+        )
+    }
+
     /// Errors that belong to the last round.
     pub(super) fn of_last_round(self) -> Self {
         match self {

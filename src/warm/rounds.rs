@@ -67,7 +67,10 @@ impl Warm<'_> {
         let results = match results {
             Ok(results) => results,
             Err(CopiesError::Copy(error)) if is_recoverable(&error) => {
-                self.warn(format!("round {number} copied nothing, the next one tries again: {}", chain(&error)));
+                self.warn(format!(
+                    "round {number} copied nothing, the next one tries again: {}",
+                    chain(&error)
+                ));
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -85,7 +88,9 @@ impl Warm<'_> {
         self.book.write(&self.directory)?;
         if failed > 0 {
             let disks = self.book.disks.len();
-            self.warn(format!("round {number} failed for {failed} of {disks} disks; the next one tries again"));
+            self.warn(format!(
+                "round {number} failed for {failed} of {disks} disks; the next one tries again"
+            ));
             return Ok(None);
         }
         Ok(Some(Measured { snapshot_at, began, ended, bytes, first }))
@@ -139,9 +144,7 @@ impl Warm<'_> {
         let machine = self.vsphere.machine_of(&self.book.machine).await?;
         match sight::matched(&self.known.guest.disks, &machine.guest.disks) {
             Ok(indices) => Ok((machine, indices)),
-            Err(changes) => {
-                Err(WarmError::OtherDisks { name: self.known.guest.name.clone(), changes })
-            }
+            Err(changes) => Err(WarmError::OtherDisks { name: self.known.guest.name.clone(), changes }),
         }
     }
 
@@ -185,7 +188,11 @@ impl Warm<'_> {
         {
             let words = format!("change tracking began anew, its ids are like {now} by now");
             let (disk_key, since) = (known.key.unwrap_or_default(), since.to_owned());
-            return Err(ChangesError::ChangeId { disk_key, since, fault: Fault { kind: String::new(), words } });
+            return Err(ChangesError::ChangeId {
+                disk_key,
+                since,
+                fault: Fault { words, ..Fault::default() },
+            });
         }
         let snapshot = seen.snapshot.map(|snapshot| snapshot.moref.as_str());
         let (key, size) = (known.key.unwrap_or_default(), known.size.unwrap_or_default());
@@ -193,11 +200,7 @@ impl Warm<'_> {
         self.attended(asked).await
     }
 
-    async fn copy(
-        &self,
-        seen: &Seen<'_>,
-        round: &Round,
-    ) -> Result<Vec<Result<u64, CopyError>>, CopiesError> {
+    async fn copy(&self, seen: &Seen<'_>, round: &Round) -> Result<Vec<Result<u64, CopyError>>, CopiesError> {
         let opened = &self.opened(seen);
         let Self { job, two_phase, private, directory, placed, .. } = self;
         let tell = self.tell.clone();

@@ -118,7 +118,8 @@ pub async fn remove_snapshots(
         for snapshot in found.iter().filter(|snapshot| snapshot.name == *name) {
             tracing::info!("removing the snapshot {name:?} ({})", snapshot.moref);
             let removed = vsphere.remove_snapshot(&snapshot.moref, patience).await;
-            result = result.and(removed.map_err(refused(format!("remove the snapshot {name:?} of {machine}"))));
+            result =
+                result.and(removed.map_err(refused(format!("remove the snapshot {name:?} of {machine}"))));
         }
         if result.is_ok() {
             journal.record(&Entry::SnapshotGone { name: name.clone() })?;
