@@ -33,6 +33,8 @@ mod verbs;
 
 /// vSphere's client, against a scripted server and against govmomi's simulator.
 mod vsphere;
+/// Warm migration: machines that run and write while they are copied.
+mod warm;
 
 /// What the suites stand on: a job's private surroundings, a watcher of its processes, a comparer of JSON.
 mod rig;

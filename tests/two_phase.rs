@@ -15,4 +15,4 @@ mod resumed;
 mod whole;
 
 /// A sandbox with two disks.
-mod site;
+pub mod site;

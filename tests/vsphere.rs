@@ -14,6 +14,6 @@ mod scripted;
 /// The scripted server.
 mod server;
 /// A simulated vCenter: machines are found, told, and their disks read.
-mod simulator;
+pub mod simulator;
 /// Certificates, logins, and what is in no log.
 mod trust;

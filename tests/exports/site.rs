@@ -81,7 +81,8 @@ pub fn nbdkit_with_vddk(directory: &Path, password: &str) -> PathBuf {
     // nbdkit looks for plugins in one built-in directory only.
     let script = format!(
         "#!/usr/bin/env bash\nexport VDDK_SIM_ROOT='{dir}/root' VDDK_SIM_LOG='{dir}/vddk.log' \
-         VDDK_SIM_PASSWORD_FILE='{dir}/password'\nargs=()\nfor a in \"$@\"; do [ \"$a\" = vddk ] && a='{plugin}'; \
+         VDDK_SIM_PASSWORD_FILE='{dir}/password' VDDK_SIM_CONTROL='{dir}/vddk.control' \
+         VDDK_SIM_EVENTS='{dir}/events.jsonl'\nargs=()\nfor a in \"$@\"; do [ \"$a\" = vddk ] && a='{plugin}'; \
          args+=(\"$a\"); done\nexec '{nbdkit}' \"${{args[@]}}\"\n",
         dir = directory.display(),
         plugin = plugin.display(),

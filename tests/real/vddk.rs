@@ -36,7 +36,7 @@ fn rigs() -> &'static (PathBuf, PathBuf) {
                 .env("GOPATH", "/usr/share/gocode")
                 .env("GOCACHE", directory.join("go-cache"))
                 .args(["build", "-o"])
-                .args([&vcsim, Path::new("./main.go")]),
+                .args([&vcsim, Path::new(".")]),
         );
         lab::run(
             Command::new("cc")

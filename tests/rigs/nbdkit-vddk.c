@@ -3,7 +3,9 @@
  * It takes the real plugin's parameters, checks them as the real one would,
  * and serves a raw file found under $VDDK_SIM_ROOT:
  *     $VDDK_SIM_ROOT/<moref>/<snapshot moref, or "live">/<basename of file=>
- * which is what vcsim-cbt lays out.
+ * which is what vcsim-cbt lays out. The disks of a running VM are locked: where
+ *     $VDDK_SIM_ROOT/<moref>/power
+ * is there and does not say "off", nothing is opened without snapshot=.
  *
  * Build:  apt-get install -y --no-install-recommends nbdkit nbdkit-plugin-dev gcc libc6-dev
  *         mkdir -p plugins
@@ -22,6 +24,16 @@
  *         VDDK_SIM_DELAY_US    sleep this long in every read (to test throttling and cancel)
  *         VDDK_SIM_DELAY_FROM  only in reads at or past this offset (so that the appliance is not slowed down)
  *         VDDK_SIM_FAIL_AT     reads at or past this offset fail with EIO
+ *         VDDK_SIM_EVENTS      append one JSON line per open, refused open and close (to vcsim-cbt's -events file)
+ *         VDDK_SIM_CONTROL     a file that is read at every open and every read, so that a running test can change what
+ *                              happens; it may be missing. A line is a word and, but for hold, a value:
+ *           only TEXT          the other lines are meant for disks whose file= holds this text
+ *           connections N      at most N disks are open at once, in all processes together (slots are files beside this one)
+ *           refuse TEXT        opens fail with this text
+ *           fail-at OFFSET     reads at or past this offset fail with EIO
+ *           fail-larger BYTES  reads larger than this fail as they do when the server's memory is full
+ *           delay-us N         reads sleep so long
+ *           hold               reads wait until this line is gone
  */
 #define _GNU_SOURCE
 #define NBDKIT_API_VERSION 2
@@ -33,7 +45,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -116,14 +130,117 @@ static int sim_get_ready (void)
   return 0;
 }
 
+/* What the control file says now. */
+struct control { uint64_t fail_at, larger; unsigned connections, delay; int hold; char refuse[256]; };
+
+static struct control control (void)
+{
+  struct control c = { .fail_at = UINT64_MAX, .larger = UINT64_MAX };
+  const char *path = getenv ("VDDK_SIM_CONTROL");
+  char line[512];
+  FILE *f = path ? fopen (path, "r") : NULL;
+  if (!f) return c;
+  while (fgets (line, sizeof line, f)) {
+    line[strcspn (line, "\n")] = 0;
+    char *value = strchr (line, ' ');
+    if (value) *value++ = 0; else value = line + strlen (line);
+    if (!strcmp (line, "only")) {
+      if (strstr (file, value)) continue;
+      fclose (f);
+      return (struct control) { .fail_at = UINT64_MAX, .larger = UINT64_MAX };
+    }
+    if (!strcmp (line, "connections")) c.connections = atoi (value);
+    else if (!strcmp (line, "refuse")) snprintf (c.refuse, sizeof c.refuse, "%s", value);
+    else if (!strcmp (line, "fail-at")) c.fail_at = strtoull (value, NULL, 0);
+    else if (!strcmp (line, "fail-larger")) c.larger = strtoull (value, NULL, 0);
+    else if (!strcmp (line, "delay-us")) c.delay = atoi (value);
+    else if (!strcmp (line, "hold")) c.hold = 1;
+  }
+  fclose (f);
+  return c;
+}
+
+static void event (const char *what, const char *fault)
+{
+  const char *path = getenv ("VDDK_SIM_EVENTS");
+  int fd = path && vm ? open (path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
+  struct timespec t;
+  char text[1024];
+  if (fd == -1) return;
+  clock_gettime (CLOCK_REALTIME, &t);
+  /* Names of the simulator need no escapes. */
+  int n = snprintf (text, sizeof text, "{\"time\":%lld.%06ld,\"method\":\"vddk: %s\",\"phase\":\"%s\",\"vm\":\"%s\",\"snapshot\":\"%s\",\"file\":\"%s\",\"fault\":\"%s\"}\n",
+                    (long long) t.tv_sec, t.tv_nsec / 1000, what, *fault ? "failed" : "done", vm + 6, snapshot ? snapshot : "", file, fault);
+  if (n > 0 && (size_t) n < sizeof text && write (fd, text, n) == -1) nbdkit_debug ("events: %m");
+  close (fd);
+}
+
+/* Is the VM known to be running, or to have its memory on a disk? */
+static int is_running (void)
+{
+  char path[PATH_MAX], word[16] = "off";
+  const char *root = getenv ("VDDK_SIM_ROOT");
+  if (!vm || !root) return 0;
+  snprintf (path, sizeof path, "%s/%s/power", root, vm + 6);
+  FILE *f = fopen (path, "r");
+  if (!f) return 0;
+  word[fread (word, 1, sizeof word - 1, f)] = 0;
+  fclose (f);
+  return strcmp (word, "off") != 0;
+}
+
+/* One of the host's few connections: a descriptor that is closed with the disk, or -1. */
+static int slot (unsigned connections)
+{
+  char path[PATH_MAX];
+  for (unsigned i = 0; i < connections; i++) {
+    snprintf (path, sizeof path, "%s.slot%u", getenv ("VDDK_SIM_CONTROL"), i);
+    int fd = open (path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (fd != -1 && flock (fd, LOCK_EX | LOCK_NB) == 0) return fd;
+    if (fd != -1) close (fd);
+  }
+  return -1;
+}
+
+struct handle { int fd, slot; };
+
+static void *refused (const char *why)
+{
+  nbdkit_error ("VixDiskLib_Open: %s: %s", file, why);
+  event ("open", why);
+  return NULL;
+}
+
 static void *sim_open (int readonly)
 {
-  int fd = open (image, readonly ? O_RDONLY : O_RDWR);
-  if (fd == -1) { nbdkit_error ("VixDiskLib_Open: %s: %s: %m", file, image); return NULL; }
-  return (void *) (intptr_t) (fd + 1);
+  struct control c = control ();
+  struct handle *h;
+  int taken = -1, fd;
+  if (*c.refuse) return refused (c.refuse);
+  if (is_running () && !snapshot) return refused ("Failed to lock the file");
+  if (c.connections && (taken = slot (c.connections)) == -1) {
+    /* migratekit#14: what a host with no connection left says. */
+    nbdkit_error ("[NFC ERROR]NfcNewAuthdConnectionEx: Failed to connect: Error reading from vmware-authd socket. Reason: Resource temporarily unavailable");
+    return refused ("Failed to create a connection with server");
+  }
+  if ((fd = open (image, (readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC)) == -1) {
+    int why = errno;
+    if (taken != -1) close (taken);
+    return refused (strerror (why));
+  }
+  if (!(h = malloc (sizeof *h))) abort ();
+  *h = (struct handle) { fd, taken };
+  event ("open", "");
+  return h;
 }
-#define FD ((int) (intptr_t) h - 1)
-static void sim_close (void *h) { close (FD); }
+#define FD (((struct handle *) h)->fd)
+static void sim_close (void *h)
+{
+  close (FD);
+  if (((struct handle *) h)->slot != -1) close (((struct handle *) h)->slot);
+  free (h);
+  event ("close", "");
+}
 static int64_t sim_get_size (void *h) { struct stat st; return fstat (FD, &st) == -1 ? -1 : st.st_size; }
 static int sim_can_multi_conn (void *h) { return 1; }
 static int sim_can_extents (void *h) { return 1; }
@@ -131,6 +248,15 @@ static int sim_can_extents (void *h) { return 1; }
 static int sim_pread (void *h, void *buf, uint32_t n, uint64_t off, uint32_t flags)
 {
   const char *e = getenv ("VDDK_SIM_FAIL_AT");
+  struct control c = control ();
+  while (c.hold) { usleep (20000); c = control (); }
+  if (c.delay) usleep (c.delay);
+  if (n > c.larger) {
+    /* containerized-data-importer#1881 */
+    nbdkit_error ("[NFC ERROR] Failed to allocate the requested %u bytes", n);
+    nbdkit_error ("VixDiskLib_Read: Memory allocation failed. Out of memory"); errno = EIO; return -1;
+  }
+  if (off + n > c.fail_at) { nbdkit_error ("VixDiskLib_Read: NBD_ERR_GENERIC"); errno = EIO; return -1; }
   if (e && off + n > strtoull (e, NULL, 0)) { nbdkit_error ("VixDiskLib_Read: NBD_ERR_GENERIC"); errno = EIO; return -1; }
   if ((e = getenv ("VDDK_SIM_DELAY_US"))) {
     const char *from = getenv ("VDDK_SIM_DELAY_FROM");

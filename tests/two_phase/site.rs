@@ -24,6 +24,39 @@ const CHANGE: (u8, u64, u64) = (0x5a, 3 * MIB - 65_536, 131_072);
 /// Bytes of the guest's disks that are data.
 pub const DATA: u64 = 3 * MIB + 9 * MIB;
 
+/// What virt-v2v-in-place does in a sandbox: the words of the real one around the change, these steps, and a good end or
+/// a bad one.
+pub fn play_to(sandbox: &Sandbox, steps: &[Value], exit: i32) {
+    let log = include_str!("../../fixtures/virt-v2v/2.2.0/in-place-libvirtxml-two-disks-plain/v2v.log");
+    let (before, after) = log.split_once("[  95.1]").unwrap();
+    let (pattern, offset, length) = CHANGE;
+    let change = json!({"text": before, "convert": {"pattern": pattern, "offset": offset, "length": length}});
+    let mut all = vec![change];
+    all.extend_from_slice(steps);
+    if exit == 0 {
+        all.push(json!({"text": format!("[  95.1]{after}")}));
+    } else {
+        all.push(json!({"text": "virt-v2v-in-place: error: no root device found\n", "to": "err"}));
+    }
+    sandbox.scenario(&json!({"steps": all, "exit": exit, "on_term": "exit"}));
+}
+
+/// The bytes of a disk after that.
+pub fn converted(mut bytes: Vec<u8>) -> Vec<u8> {
+    let (pattern, offset, length) = CHANGE;
+    bytes[offset as usize..(offset + length) as usize].fill(pattern);
+    bytes
+}
+
+/// What the state gives as the checksum of a disk of these bytes.
+pub fn checksum(bytes: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for chunk in bytes.chunks(4 << 20) {
+        hasher.update(blake3::hash(chunk).as_bytes());
+    }
+    format!("blake3-4MiB:{}", hasher.finalize().to_hex())
+}
+
 /// Two disks, of which the second is given out from 8 MiB on only when `go` exists, if a test says so.
 pub struct Site {
     pub sandbox: Sandbox,
@@ -65,19 +98,7 @@ impl Site {
     }
 
     pub fn play_to(&self, steps: &[Value], exit: i32) {
-        let log = include_str!("../../fixtures/virt-v2v/2.2.0/in-place-libvirtxml-two-disks-plain/v2v.log");
-        let (before, after) = log.split_once("[  95.1]").unwrap();
-        let (pattern, offset, length) = CHANGE;
-        let change =
-            json!({"text": before, "convert": {"pattern": pattern, "offset": offset, "length": length}});
-        let mut all = vec![change];
-        all.extend_from_slice(steps);
-        if exit == 0 {
-            all.push(json!({"text": format!("[  95.1]{after}")}));
-        } else {
-            all.push(json!({"text": "virt-v2v-in-place: error: no root device found\n", "to": "err"}));
-        }
-        self.sandbox.scenario(&json!({"steps": all, "exit": exit, "on_term": "exit"}));
+        play_to(&self.sandbox, steps, exit);
     }
 
     /// The second disk is not read to its end before [`Self::go`]; what is read is noted.
@@ -143,12 +164,8 @@ impl Site {
     }
 
     /// Is a copy what the disk is, with the conversion's change or without? That of a qcow2 is compared by qemu-img.
-    pub fn is_copy(&self, disk: usize, converted: bool, format: &str) -> bool {
-        let mut bytes = self.bytes(disk);
-        if converted {
-            let (pattern, offset, length) = CHANGE;
-            bytes[offset as usize..(offset + length) as usize].fill(pattern);
-        }
+    pub fn is_copy(&self, disk: usize, is_converted: bool, format: &str) -> bool {
+        let bytes = if is_converted { converted(self.bytes(disk)) } else { self.bytes(disk) };
         if format == "raw" {
             return fs::read(self.copy(disk)).is_ok_and(|copy| copy == bytes);
         }
@@ -161,11 +178,7 @@ impl Site {
 
     /// What the state must give as a disk's checksum.
     pub fn checksum(&self, disk: usize) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for chunk in self.bytes(disk).chunks(4 << 20) {
-            hasher.update(blake3::hash(chunk).as_bytes());
-        }
-        format!("blake3-4MiB:{}", hasher.finalize().to_hex())
+        checksum(&self.bytes(disk))
     }
 
     pub fn document(&self, more: &Value) -> Vec<u8> {

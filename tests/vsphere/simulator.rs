@@ -23,10 +23,10 @@ use super::certificates::{Certificate, self_signed};
 use crate::exports::site::{have, nbdkit_with_vddk, private, raw_disk, run, skip};
 use crate::exports::{read_back, stop, try_serve};
 
-const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
+pub const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
 const NAME: &str = "My \"VM\" & 'ü' <1> 虚拟机";
 
-fn have_simulator() -> bool {
+pub fn have_simulator() -> bool {
     have(&["go", "openssl"])
         && (Path::new("/usr/share/gocode/src/github.com/vmware/govmomi/simulator").is_dir()
             || skip("govmomi's simulator is not installed; packaging/install test"))
@@ -44,23 +44,28 @@ fn program() -> &'static Path {
             .env("GOPATH", "/usr/share/gocode")
             .env("GOCACHE", directory.join("go-cache"))
             .args(["build", "-o"])
-            .args([&program, Path::new("./main.go")]));
+            .args([&program, Path::new(".")]));
         program
     })
 }
 
 /// A vCenter for one test.
-struct Vcenter {
+pub struct Vcenter {
     simulator: Child,
-    address: String,
-    certificate: Certificate,
-    directory: tempfile::TempDir,
+    pub address: String,
+    pub certificate: Certificate,
+    /// Of the simulator: `root/`, the socket `control`, `events.jsonl`.
+    pub directory: tempfile::TempDir,
 }
 
 impl Vcenter {
     /// `machines` as the simulator's configuration has them.
     fn start(machines: &Value, datacenters: u32) -> Self {
-        let directory = private();
+        Self::start_in(private(), machines, datacenters)
+    }
+
+    /// The same in a directory that may already hold the machines' disks.
+    pub fn start_in(directory: tempfile::TempDir, machines: &Value, datacenters: u32) -> Self {
         let certificate = self_signed(directory.path(), "vcenter");
         let at = |name: &str| directory.path().join(name);
         fs::write(at("vms.json"), machines.to_string()).unwrap();
@@ -70,6 +75,12 @@ impl Vcenter {
             .args(["-l", "127.0.0.1:0", "-user", &format!("administrator@vsphere.local:{PASSWORD}")])
             .args(["-dc", &datacenters.to_string()])
             .args(["-root".as_ref(), at("root").as_path(), "-config".as_ref(), at("vms.json").as_path()])
+            .args([
+                "-control".as_ref(),
+                at("control").as_path(),
+                "-events".as_ref(),
+                at("events.jsonl").as_path(),
+            ])
             .args(["-cert".as_ref(), certificate.file.as_path(), "-key".as_ref(), certificate.key.as_path()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -82,12 +93,17 @@ impl Vcenter {
         Self { simulator, address, certificate, directory }
     }
 
+    /// The URI of its host.
+    pub fn uri(&self) -> String {
+        format!("vpx://{}/DC0/DC0_H0?no_verify=1", self.address)
+    }
+
     /// A job as the worker gets it.
-    fn job(&self, name: &str, password: &str) -> Job {
+    pub fn job(&self, name: &str, password: &str) -> Job {
         let document = json!({
             "vm_name": name,
             "transport_method": "vddk",
-            "vmware_uri": format!("vpx://{}/DC0/DC0_H0?no_verify=1", self.address),
+            "vmware_uri": self.uri(),
             // VDDK gets the SHA-1 form all the same.
             "vmware_fingerprint": self.certificate.fingerprint("sha256"),
             "vmware_password": password,

@@ -79,8 +79,7 @@ fn a_vmware_guest_is_copied_by_us_and_its_password_is_seen_nowhere() {
     for (index, content) in contents.iter().enumerate() {
         let name = format!("DC0_H0_VM0/disk{}.vmdk", index + 1);
         let path = format!("[LocalDS_0] {name}");
-        // The simulator labels both alike.
-        let (absolute_path, label) = (format!("/{name}"), "disk-202-0");
+        let (absolute_path, label) = (format!("/{name}"), &format!("Hard disk {}", index + 1));
         assert_copied(&state, index, &Expected { path, absolute_path, label, maps: true, content });
         assert_eq!(state["disks"][index]["status"], json!("Committed"));
         assert_eq!(state["disks"][index]["commit_progress"], json!(100.0));

@@ -1,0 +1,10 @@
+//! Warm migration: machines that run and write while they are copied.
+//!
+//! The machines are those of a simulated vCenter with raw files behind their disks, the guest is a program that writes
+//! into these files (tests/rigs). The oracle is all bytes of the files at the moment the machine went off.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+/// The vCenter, the guest, and jobs that move it.
+pub mod lab;
+/// The lab itself: what is measured with it is what it says.
+mod lab_itself;
