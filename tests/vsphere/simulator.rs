@@ -23,10 +23,10 @@ use super::certificates::{Certificate, self_signed};
 use crate::exports::site::{have, nbdkit_with_vddk, private, raw_disk, run, skip};
 use crate::exports::{read_back, stop, try_serve};
 
-const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
-const NAME: &str = "My \"VM\" & 'ü' <1> 虚拟机";
+pub const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
+pub const NAME: &str = "My \"VM\" & 'ü' <1> 虚拟机";
 
-fn have_simulator() -> bool {
+pub fn have_simulator() -> bool {
     have(&["go", "openssl"])
         && (Path::new("/usr/share/gocode/src/github.com/vmware/govmomi/simulator").is_dir()
             || skip("govmomi's simulator is not installed; packaging/install test"))
@@ -50,7 +50,7 @@ fn program() -> &'static Path {
 }
 
 /// A vCenter for one test.
-struct Vcenter {
+pub struct Vcenter {
     simulator: Child,
     address: String,
     certificate: Certificate,
@@ -59,7 +59,12 @@ struct Vcenter {
 
 impl Vcenter {
     /// `machines` as the simulator's configuration has them.
-    fn start(machines: &Value, datacenters: u32) -> Self {
+    pub fn start(machines: &Value, datacenters: u32) -> Self {
+        Self::with(machines, datacenters, &[])
+    }
+
+    /// With further arguments of the simulator.
+    pub fn with(machines: &Value, datacenters: u32, more: &[&str]) -> Self {
         let directory = private();
         let certificate = self_signed(directory.path(), "vcenter");
         let at = |name: &str| directory.path().join(name);
@@ -71,6 +76,7 @@ impl Vcenter {
             .args(["-dc", &datacenters.to_string()])
             .args(["-root".as_ref(), at("root").as_path(), "-config".as_ref(), at("vms.json").as_path()])
             .args(["-cert".as_ref(), certificate.file.as_path(), "-key".as_ref(), certificate.key.as_path()])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -83,8 +89,13 @@ impl Vcenter {
     }
 
     /// A job as the worker gets it.
-    fn job(&self, name: &str, password: &str) -> Job {
-        let document = json!({
+    pub fn job(&self, name: &str, password: &str) -> Job {
+        self.job_with(name, password, &json!({}))
+    }
+
+    /// The same with further keys of the document.
+    pub fn job_with(&self, name: &str, password: &str, more: &Value) -> Job {
+        let mut document = json!({
             "vm_name": name,
             "transport_method": "vddk",
             "vmware_uri": format!("vpx://{}/DC0/DC0_H0?no_verify=1", self.address),
@@ -93,6 +104,9 @@ impl Vcenter {
             "vmware_password": password,
             "output_directory": "/nowhere",
         });
+        for (key, value) in more.as_object().unwrap() {
+            document[key] = value.clone();
+        }
         let document = virt_v2v_wrapper::document::parse(document.to_string().as_bytes()).unwrap().document;
         let plan = plan(document, &Site::default(), &Surroundings::default()).unwrap();
         let directory = self.directory.path().to_owned();
