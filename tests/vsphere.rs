@@ -7,8 +7,12 @@
 
 /// Certificates made by openssl.
 mod certificates;
+/// Which areas of a disk changed, as hosts really tell it.
+mod changes;
 /// The scripted server's certificate and its clients.
 mod lab;
+/// Snapshots, tasks, power and changed areas against the scripted server.
+mod operations;
 /// Sessions that end, and servers that are slow, broken or bad.
 mod scripted;
 /// The scripted server.
@@ -17,3 +21,5 @@ mod server;
 pub mod simulator;
 /// Certificates, logins, and what is in no log.
 mod trust;
+/// What a warm migration does to a machine, on the simulated vCenter.
+mod warm;

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+use virt_v2v_wrapper::plan::{Surroundings, plan};
+use virt_v2v_wrapper::site::Site as Configuration;
+use virt_v2v_wrapper::source::vsphere::Vsphere;
 use virt_v2v_wrapper::source::vsphere::address::Address;
 use virt_v2v_wrapper::source::vsphere::client::{Client, Patience};
 use virt_v2v_wrapper::source::vsphere::error::ClientError;
@@ -36,6 +40,21 @@ impl Site {
 
     pub fn pin(&self) -> Trust {
         Trust::new(Some(&self.certificate.fingerprint("sha1")), false, None).unwrap()
+    }
+
+    /// A session as a job has it.
+    pub async fn vsphere(&self, server: &Server) -> Vsphere {
+        let document = json!({
+            "vm_name": NAME.replace('/', "_"),
+            "transport_method": "vddk",
+            "vmware_uri": format!("vpx://DOM%5cme@127.0.0.1:{}/DC/host", server.port),
+            "vmware_fingerprint": self.certificate.fingerprint("sha1"),
+            "vmware_password": PASSWORD,
+            "output_directory": "/nowhere",
+        });
+        let document = virt_v2v_wrapper::document::parse(document.to_string().as_bytes()).unwrap().document;
+        let plan = plan(document, &Configuration::default(), &Surroundings::default()).unwrap();
+        Vsphere::connect(&plan).await.unwrap()
     }
 
     pub async fn login(&self, server: &Server) -> Client {

@@ -3,11 +3,12 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use virt_v2v_wrapper::source::vsphere::Which;
 use virt_v2v_wrapper::source::vsphere::client::{Client, Patience};
 use virt_v2v_wrapper::source::vsphere::inventory::{self, InventoryError};
 
 use super::lab::{NAME, PATIENCE, address, login, login_within, site, usual};
-use super::server::{MACHINE, PASSWORD, Reply, http, names};
+use super::server::{MACHINE, PASSWORD, Reply, SERVICE, http, names};
 
 /// Both algorithms, any spelling: the session begins, and VDDK gets the SHA-1 form whatever was given.
 /// peers.md 6.3, row 28: refused with both values, `no_verify` or not, and nothing was said to the stranger.
@@ -56,7 +57,9 @@ async fn names_that_are_not_there_or_there_twice_are_refused() {
     let server = site.serve(usual);
     let client = site.login(&server).await;
     let error = inventory::by_name(&client, "twin").await.unwrap_err().to_string();
-    assert_eq!(error, "VM name \"twin\" is not unique: vm-1 in /DC/a/b, vm-2 in /DC/app; rename all but one");
+    let expected = "VM name \"twin\" is not unique: vm-1 in /DC/a/b, vm-2 in /DC/app; say which one is meant with \
+                    vmware_moref or vmware_inventory_path";
+    assert_eq!(error, expected);
     // Exactly: case and space count.
     for name in ["Twin", "twin ", "web", ""] {
         let error = inventory::by_name(&client, name).await.unwrap_err().to_string();
@@ -69,6 +72,46 @@ async fn names_that_are_not_there_or_there_twice_are_refused() {
     assert!(matches!(error, Err(InventoryError::NoReference { .. })), "{error:?}");
     assert_eq!(inventory::by_reference(&client, "vm-1042").await.unwrap().guest.name, "web / db");
     client.close().await;
+}
+
+/// By id and by path: what is not there, and what is no machine, is a sentence.
+#[tokio::test]
+async fn a_path_that_leads_to_no_machine_is_a_sentence() {
+    let Some(site) = site() else { return };
+    let server = site.serve(|request| match request.method.as_str() {
+        "FindByInventoryPath" if request.body.contains("<inventoryPath>DC/vm/web %2f db</inventoryPath>") => {
+            Reply::Inside("<returnval type=\"VirtualMachine\">vm-1042</returnval>".to_owned())
+        }
+        "FindByInventoryPath" if request.body.contains("<inventoryPath>DC/vm</inventoryPath>") => {
+            Reply::Inside("<returnval type=\"Folder\">group-v3</returnval>".to_owned())
+        }
+        "FindByInventoryPath" => Reply::Inside(String::new()),
+        _ => Reply::Usual,
+    });
+    let vsphere = site.vsphere(&server).await;
+    // In capitals as people may write it.
+    for path in ["/DC/vm/web %2f db", "/DC/vm/web %2F db"] {
+        let machine = vsphere.find(Which::Path(path)).await.unwrap();
+        assert_eq!((machine.moref.as_str(), machine.guest.name.as_str()), ("vm-1042", "web / db"));
+    }
+    let error = vsphere.find(Which::Path("/DC/vm")).await.unwrap_err().to_string();
+    assert!(error.ends_with("/sdk is no VM but a Folder (group-v3)"), "{error}");
+    let error = vsphere.find(Which::Path("/DC/vm/wbe")).await.unwrap_err().to_string();
+    assert!(error.starts_with("No VM at /DC/vm/wbe that DOM\\me may see at https://"), "{error}");
+    let error = vsphere.find(Which::Moref("vm-7")).await.unwrap_err().to_string();
+    assert!(error.starts_with("No VM with id vm-7 at https://"), "{error}");
+    assert_eq!(vsphere.find(Which::Name("web / db")).await.unwrap().moref, "vm-1042");
+    assert_eq!(vsphere.machine_of("vm-1042").await.unwrap().guest.name, "web / db");
+    vsphere.close().await;
+    // A server without such an index.
+    let server = site.serve(|request| match request.method.as_str() {
+        "RetrieveServiceContent" => Reply::Inside(SERVICE.replace("searchIndex", "other")),
+        _ => usual(request),
+    });
+    let vsphere = site.vsphere(&server).await;
+    let error = vsphere.find(Which::Path("/DC/vm/x")).await.unwrap_err().to_string();
+    assert!(error.ends_with("without a search index"), "{error}");
+    vsphere.close().await;
 }
 
 /// peers.md 6.3, row 19: whichever call meets the end of the session, the answer is the same, after one login.

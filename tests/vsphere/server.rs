@@ -41,6 +41,8 @@ pub enum Reply {
     Inside(String),
     /// A fault of this kind with these words.
     Fault(&'static str, &'static str),
+    /// The same, about the argument `invalidProperty`.
+    Argument(&'static str, &'static str, &'static str),
     /// The session is over, for this request and for later ones.
     Expired,
     /// HTTP, as it is.
@@ -152,10 +154,14 @@ impl Vcenter {
                 stream.write_all(&http("200 OK", &cookie, &envelope(&response(&inside))))?;
             }
             Reply::Inside(inside) => stream.write_all(&http("200 OK", "", &envelope(&response(&inside))))?,
-            Reply::Fault(kind, words) => stream.write_all(&fault(kind, words))?,
+            Reply::Fault(kind, words) => stream.write_all(&fault(kind, words, ""))?,
+            Reply::Argument(kind, words, argument) => {
+                let inside = format!("<invalidProperty>{argument}</invalidProperty>");
+                stream.write_all(&fault(kind, words, &inside))?;
+            }
             Reply::Expired => {
                 self.session = None;
-                stream.write_all(&fault("NotAuthenticated", "The session is not authenticated."))?;
+                stream.write_all(&fault("NotAuthenticated", "The session is not authenticated.", ""))?;
             }
             Reply::Raw(bytes) => stream.write_all(&bytes)?,
             Reply::Silence(time) => std::thread::sleep(time),
@@ -263,9 +269,9 @@ fn gone() -> Reply {
     )
 }
 
-const SERVICE: &str = "<returnval><rootFolder type=\"Folder\">group-d1</rootFolder>\
+pub const SERVICE: &str = "<returnval><rootFolder type=\"Folder\">group-d1</rootFolder>\
     <propertyCollector type=\"PropertyCollector\">propertyCollector</propertyCollector>\
-    <viewManager type=\"ViewManager\">ViewManager</viewManager><about><name>VMware vCenter Server</name>\
+    <searchIndex type=\"SearchIndex\">SearchIndex</searchIndex><viewManager type=\"ViewManager\">ViewManager</viewManager><about><name>VMware vCenter Server</name>\
     <fullName>VMware vCenter Server 8.0.2 build-22385739</fullName><apiType>VirtualCenter</apiType>\
     <apiVersion>8.0.2.0</apiVersion></about><sessionManager type=\"SessionManager\">SessionManager</sessionManager></returnval>";
 
@@ -343,10 +349,10 @@ fn envelope(content: &str) -> String {
     )
 }
 
-fn fault(kind: &str, words: &str) -> Vec<u8> {
+fn fault(kind: &str, words: &str, inside: &str) -> Vec<u8> {
     let content = format!(
         "<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{words}</faultstring><detail>\
-         <{kind}Fault xmlns=\"urn:vim25\" xsi:type=\"{kind}\"></{kind}Fault></detail></soapenv:Fault>"
+         <{kind}Fault xmlns=\"urn:vim25\" xsi:type=\"{kind}\">{inside}</{kind}Fault></detail></soapenv:Fault>"
     );
     // As a vCenter does: a session that nobody has logged in to.
     let cookie = if kind == "NotAuthenticated" {

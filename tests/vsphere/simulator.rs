@@ -24,7 +24,7 @@ use crate::exports::site::{have, nbdkit_with_vddk, private, raw_disk, run, skip}
 use crate::exports::{read_back, stop, try_serve};
 
 pub const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
-const NAME: &str = "My \"VM\" & 'ü' <1> 虚拟机";
+pub const NAME: &str = "My \"VM\" & 'ü' <1> 虚拟机";
 
 pub fn have_simulator() -> bool {
     have(&["go", "openssl"])
@@ -60,12 +60,21 @@ pub struct Vcenter {
 
 impl Vcenter {
     /// `machines` as the simulator's configuration has them.
-    fn start(machines: &Value, datacenters: u32) -> Self {
+    pub fn start(machines: &Value, datacenters: u32) -> Self {
         Self::start_in(private(), machines, datacenters)
     }
 
     /// The same in a directory that may already hold the machines' disks.
     pub fn start_in(directory: tempfile::TempDir, machines: &Value, datacenters: u32) -> Self {
+        Self::start_with(directory, machines, datacenters, &[])
+    }
+
+    /// With further arguments of the simulator.
+    pub fn with(machines: &Value, datacenters: u32, more: &[&str]) -> Self {
+        Self::start_with(private(), machines, datacenters, more)
+    }
+
+    fn start_with(directory: tempfile::TempDir, machines: &Value, datacenters: u32, more: &[&str]) -> Self {
         let certificate = self_signed(directory.path(), "vcenter");
         let at = |name: &str| directory.path().join(name);
         fs::write(at("vms.json"), machines.to_string()).unwrap();
@@ -82,6 +91,7 @@ impl Vcenter {
                 at("events.jsonl").as_path(),
             ])
             .args(["-cert".as_ref(), certificate.file.as_path(), "-key".as_ref(), certificate.key.as_path()])
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -100,7 +110,12 @@ impl Vcenter {
 
     /// A job as the worker gets it.
     pub fn job(&self, name: &str, password: &str) -> Job {
-        let document = json!({
+        self.job_with(name, password, &json!({}))
+    }
+
+    /// The same with further keys of the document.
+    pub fn job_with(&self, name: &str, password: &str, more: &Value) -> Job {
+        let mut document = json!({
             "vm_name": name,
             "transport_method": "vddk",
             "vmware_uri": self.uri(),
@@ -109,6 +124,9 @@ impl Vcenter {
             "vmware_password": password,
             "output_directory": "/nowhere",
         });
+        for (key, value) in more.as_object().unwrap() {
+            document[key] = value.clone();
+        }
         let document = virt_v2v_wrapper::document::parse(document.to_string().as_bytes()).unwrap().document;
         let plan = plan(document, &Site::default(), &Surroundings::default()).unwrap();
         let directory = self.directory.path().to_owned();

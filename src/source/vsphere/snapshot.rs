@@ -65,7 +65,7 @@ pub struct FoundSnapshot {
 }
 
 /// All snapshots of the property `snapshot`, newest last.
-pub(super) fn found(info: &Element) -> Vec<FoundSnapshot> {
+pub fn found(info: &Element) -> Vec<FoundSnapshot> {
     let mut found = Vec::new();
     let mut trees: Vec<&Element> = info.all("rootSnapshotList").collect();
     while let Some(tree) = trees.pop() {

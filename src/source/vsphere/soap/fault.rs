@@ -17,7 +17,7 @@ pub struct Fault {
     /// `faultstring` and further messages.
     pub words: String,
     /// `invalidProperty` of an `InvalidArgument`: the argument that is not right. Words may be in any language.
-    pub property: Option<String>,
+    pub property: Option<Box<str>>,
 }
 
 impl Fault {
@@ -42,7 +42,7 @@ impl Fault {
         Self {
             kind: one_line(kind, MOST_NAME),
             words: one_line(&said.join(" "), MOST_SAID),
-            property: property.map(|property| one_line(property, MOST_NAME)),
+            property: property.map(|property| one_line(property, MOST_NAME).into()),
         }
     }
 

@@ -8,8 +8,10 @@ fn slice(start: i64, length: i64, areas: &[(i64, i64)]) -> Slice {
     Slice { start, length, areas: areas.to_vec() }
 }
 
+type Areas = Vec<(u64, u64)>;
+
 /// Asks `server` until the end, as the edge does; gives what was asked.
-fn walk(size: u64, mut server: impl FnMut(u64) -> Slice) -> (Vec<u64>, Result<Vec<(u64, u64)>, Refused>) {
+fn walk(size: u64, mut server: impl FnMut(u64) -> Slice) -> (Vec<u64>, Result<Areas, Refused>) {
     let (mut walk, mut asked) = (Walk::new(size), Vec::new());
     while let Some(at) = walk.next() {
         asked.push(at);
@@ -149,7 +151,7 @@ fn a_fragmented_disk_is_told_in_fewer_areas() {
 }
 
 fn fault(kind: &str, words: &str, property: Option<&str>) -> Fault {
-    Fault { kind: kind.to_owned(), words: words.to_owned(), property: property.map(str::to_owned) }
+    Fault { kind: kind.to_owned(), words: words.to_owned(), property: property.map(Into::into) }
 }
 
 /// Row 5: with these the caller falls back; with others it does not, for they are about something else.
