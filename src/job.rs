@@ -80,6 +80,16 @@ impl JobFiles {
         self.directory.join("cutover")
     }
 
+    /// Touched by a client to have a round of a warm migration now.
+    pub fn copy_trigger(&self) -> PathBuf {
+        self.directory.join("copy_trigger")
+    }
+
+    /// As long as it exists no round of a warm migration begins.
+    pub fn pause_operations(&self) -> PathBuf {
+        self.directory.join("pause_operations")
+    }
+
     /// Directory with the slots of source hosts, shared by all jobs ([`crate::source::slots`]).
     pub fn hosts(&self) -> PathBuf {
         let jobs = self.directory.parent().filter(|_| self.directory.ends_with(&self.tag));
@@ -236,16 +246,21 @@ impl JobFiles {
             self.journal(),
             self.throttling(),
             self.cutover(),
-            self.directory.join("copy_trigger"),
-            self.directory.join("pause_operations"),
+            self.copy_trigger(),
+            self.pause_operations(),
             self.v2v_log(),
             self.machine_readable_log(),
             self.wrapper_log(),
             self.lock(),
         ];
         for path in files {
-            ignore_missing(std::fs::remove_file(&path))
-                .map_err(|source| JobError::Remove { path, source })?;
+            match ignore_missing(std::fs::remove_file(&path)) {
+                // Not made by us, whatever its name.
+                Err(_) if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) => {
+                    tracing::warn!("{} stays: it is a directory", path.display());
+                }
+                removed => removed.map_err(|source| JobError::Remove { path, source })?,
+            }
         }
         for path in [&self.directory, &self.log_directory] {
             // What else lies there is not ours, and then the directory stays.

@@ -28,6 +28,7 @@ use crate::supervise::{self, Ended, Supervisor};
 use crate::two_phase::earlier::{self, Stage};
 use crate::two_phase::kept_document;
 use crate::v2v::probe;
+use crate::warm::triggers::Triggers;
 use crate::{preflight, process, state_file, sweep, throttle};
 
 /// How long a job in the same place may take from its last state to the end of its processes.
@@ -236,6 +237,10 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
         .and_then(|()| Journal::create(&files.journal()))
         .and_then(|mut journal| journal.record(&Entry::Job { tag: files.tag.clone() }))
         .map_err(|error| Refused::because(&error))?;
+    // A cutover that was asked of an earlier job in the same place is not this one's (contract.md 10, 25).
+    Triggers::of(files).remove_stale().map_err(|error| {
+        Refused(vec![format!("cannot remove what a client asked of an earlier job: {error}")])
+    })?;
     Ok(lock.into())
 }
 
@@ -271,6 +276,8 @@ fn first_state(plan: &Plan) -> State {
         _ => Vec::new(),
     };
     let mut state = State::with_disks(&paths, !paths.is_empty());
+    // Who asks for a cutover must know whether anybody listens.
+    state.warm = plan.two_phase.as_ref().and_then(|two_phase| two_phase.warm.as_ref()).map(|_| true);
     plan.warnings.iter().for_each(|text| state.apply(Event::Warning { text: text.clone() }));
     state
 }
