@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::log::chain;
+use crate::warm::triggers::Cutover;
 use crate::{schema, start};
 
 mod checks;
 mod checksum;
 mod jobs;
+mod triggers;
 mod watch;
 mod worker;
 
@@ -60,6 +62,31 @@ enum Verb {
         #[arg(long, value_name = "TAG")]
         remove: Option<String>,
     },
+    /// Ask a warm job for its last copy, after which the virtual machine is converted.
+    ///
+    /// A copy that runs is not broken off. Who switches the virtual machine off is the document's shutdown_mode.
+    Cutover {
+        /// Also in a pause, which it ends.
+        #[arg(long)]
+        now: bool,
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// Let a warm job begin no copy until `unpause`.
+    Pause {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// End the pause of a warm job.
+    Unpause {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// Let a warm job copy what has changed now, not at the end of its interval.
+    CopyNow {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
     /// Print the checksum of raw disks, as the state file of a two-phase job shows it: blake3-4MiB:HEX.
     ///
     /// It is BLAKE3 over the BLAKE3 digests of the disk's chunks of 4 MiB, the last one as long as it is. Holes are not
@@ -104,6 +131,13 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
         Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),
         Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),
         Some(Verb::Watch { state_file }) => watch::run(&state_file, &mut stdout()),
+        Some(Verb::Cutover { now, state_file }) => {
+            let cutover = if now { Cutover::Now } else { Cutover::Asked };
+            triggers::run(triggers::Ask::Cutover(cutover), &state_file, &mut stdout())
+        }
+        Some(Verb::Pause { state_file }) => triggers::run(triggers::Ask::Pause, &state_file, &mut stdout()),
+        Some(Verb::Unpause { state_file }) => triggers::run(triggers::Ask::Unpause, &state_file, &mut stdout()),
+        Some(Verb::CopyNow { state_file }) => triggers::run(triggers::Ask::Copy, &state_file, &mut stdout()),
         Some(Verb::Checksum { files }) => checksum::run(&files, &mut stdout()),
         Some(Verb::Jobs { json, remove }) => jobs::run(json, remove.as_deref(), &mut stdout()),
     };

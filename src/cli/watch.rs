@@ -65,7 +65,7 @@ fn conclude(state: &State, out: &mut impl Write) -> std::io::Result<u8> {
 }
 
 /// Does the job's supervisor or worker live? A state file without a lock beside it (a copy) counts as alive.
-fn is_alive(state: &Path) -> bool {
+pub(super) fn is_alive(state: &Path) -> bool {
     let Ok(lock) = std::fs::File::open(state.with_file_name("lock")) else { return true };
     lock.try_lock_shared().is_err()
 }
