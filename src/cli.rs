@@ -136,7 +136,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             triggers::run(triggers::Ask::Cutover(cutover), &state_file, &mut stdout())
         }
         Some(Verb::Pause { state_file }) => triggers::run(triggers::Ask::Pause, &state_file, &mut stdout()),
-        Some(Verb::Unpause { state_file }) => triggers::run(triggers::Ask::Unpause, &state_file, &mut stdout()),
+        Some(Verb::Unpause { state_file }) => {
+            triggers::run(triggers::Ask::Unpause, &state_file, &mut stdout())
+        }
         Some(Verb::CopyNow { state_file }) => triggers::run(triggers::Ask::Copy, &state_file, &mut stdout()),
         Some(Verb::Checksum { files }) => checksum::run(&files, &mut stdout()),
         Some(Verb::Jobs { json, remove }) => jobs::run(json, remove.as_deref(), &mut stdout()),

@@ -72,11 +72,7 @@ fn each_verb_makes_its_file_once_and_says_what_follows() {
             &["cutover=", "copy_trigger=", "pause_operations="],
         ),
         (&["cutover", "--now"], "a pause ends", &["cutover=now", "copy_trigger=", "pause_operations="]),
-        (
-            &["cutover", "--now"],
-            "already requested",
-            &["cutover=now", "copy_trigger=", "pause_operations="],
-        ),
+        (&["cutover", "--now"], "already requested", &["cutover=now", "copy_trigger=", "pause_operations="]),
         (&["unpause"], "the pause is over", &["cutover=now", "copy_trigger="]),
     ] {
         let output = job.ask(args);
@@ -117,8 +113,13 @@ fn a_job_that_would_not_listen_is_named() {
     fs::write(dead.path("lock"), "").unwrap();
     assert!(said(&dead.ask(&["cutover"])).contains("are gone"));
     let none = dead.directory.path().join("nothing/state.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper")).arg("pause").arg(none).output().unwrap();
-    assert!(output.status.code() == Some(1) && said(&output).contains("give the state_file"), "{}", said(&output));
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper")).arg("pause").arg(none).output().unwrap();
+    assert!(
+        output.status.code() == Some(1) && said(&output).contains("give the state_file"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
