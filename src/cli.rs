@@ -10,12 +10,14 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::log::chain;
+use crate::warm::triggers::Cutover;
 use crate::{schema, start};
 
 mod checks;
 mod checksum;
 mod cleanup;
 mod jobs;
+mod triggers;
 mod watch;
 mod worker;
 
@@ -70,6 +72,31 @@ enum Verb {
         /// Remove them although they tell what the job has left on its source.
         #[arg(long, requires = "remove")]
         force: bool,
+    },
+    /// Ask a warm job for its last copy, after which the virtual machine is converted.
+    ///
+    /// A copy that runs is not broken off. Who switches the virtual machine off is the document's shutdown_mode.
+    Cutover {
+        /// Also in a pause, which it ends.
+        #[arg(long)]
+        now: bool,
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// Let a warm job begin no copy until `unpause`.
+    Pause {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// End the pause of a warm job.
+    Unpause {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
+    },
+    /// Let a warm job copy what has changed now, not at the end of its interval.
+    CopyNow {
+        /// `state_file` of the reply.
+        state_file: PathBuf,
     },
     /// Print the checksum of raw disks, as the state file of a two-phase job shows it: blake3-4MiB:HEX.
     ///
@@ -127,6 +154,15 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
         Some(Verb::PutBack { sealed }) => return worker::put_back(&sealed),
         Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),
         Some(Verb::Watch { state_file }) => watch::run(&state_file, &mut stdout()),
+        Some(Verb::Cutover { now, state_file }) => {
+            let cutover = if now { Cutover::Now } else { Cutover::Asked };
+            triggers::run(triggers::Ask::Cutover(cutover), &state_file, &mut stdout())
+        }
+        Some(Verb::Pause { state_file }) => triggers::run(triggers::Ask::Pause, &state_file, &mut stdout()),
+        Some(Verb::Unpause { state_file }) => {
+            triggers::run(triggers::Ask::Unpause, &state_file, &mut stdout())
+        }
+        Some(Verb::CopyNow { state_file }) => triggers::run(triggers::Ask::Copy, &state_file, &mut stdout()),
         Some(Verb::Checksum { files }) => checksum::run(&files, &mut stdout()),
         Some(Verb::Jobs { json, remove, force }) => {
             let remove = remove.as_deref().map(|tag| jobs::Removal { tag, force });

@@ -30,6 +30,7 @@
 //! | --- | --- |
 //! | [`two_phase`] | the order of the stages, and jobs that go on with an earlier one |
 //! | [`export`], [`nbd`] | a source disk served by nbdkit or qemu-nbd, and our client of it |
+//! | [`warm`] | a machine that runs while it is copied: when the next round begins, and what clients ask for meanwhile |
 //! | [`copy`] | extents in, proven extents out: why a wrong disk cannot be reported as right is its first page |
 //! | [`in_place`], [`overlay`], [`qemu_img`] | conversion on overlays, and their commit |
 //! | [`domain`] | the guest as libvirt XML, for virt-v2v-in-place and for the user |

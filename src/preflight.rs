@@ -53,6 +53,13 @@ pub fn check(plan: &mut Plan, resumed: Option<Stage>) -> Result<(), Problems> {
     if let Destination::Local { directory } = &plan.destination {
         output_directory(directory, &plan.vm_name, resumed.is_some(), &mut lines);
     }
+    let warm = plan.two_phase.as_ref().and_then(|two_phase| two_phase.warm.as_ref());
+    let now = jiff::Timestamp::now().as_second();
+    if warm.and_then(|warm| warm.finalize_at).is_some_and(|at| at <= now) {
+        // Not refused: a job that is resumed has it in its document.
+        let text = "finalize_at is over already: the last copy begins as soon as the first one is done";
+        plan.warnings.push(text.to_owned());
+    }
     if lines.is_empty() { Ok(()) } else { Err(Problems::new(lines)) }
 }
 

@@ -26,6 +26,8 @@ mod sources;
 mod starts;
 /// One reader that never rests: no state file it sees is torn, missing or older than the one before.
 mod state_reader;
+/// What clients ask of a warm job by files: the verbs that make them, and files that are not this job's.
+mod triggers;
 /// Two-phase jobs: copied, proven, converted, committed; interrupted anywhere and resumed.
 mod two_phase;
 /// The verbs beside the document on stdin: `watch`, `jobs`, `schema`, `checksum`, and mistakes.

@@ -8,3 +8,5 @@
 pub mod lab;
 /// The lab itself: what is measured with it is what it says.
 mod lab_itself;
+/// Whole migrations.
+mod whole;

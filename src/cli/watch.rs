@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::phase::Phase;
 use crate::state::State;
 use crate::state_file;
 
@@ -25,7 +26,9 @@ pub(super) fn run(path: &Path, out: &mut impl Write) -> std::io::Result<u8> {
         let alive = is_alive(path);
         let state = state_file::read(path).map_err(std::io::Error::other)?;
         for disk in &state.disks {
+            // A warm job has a checksum after every round; what counts is that of the last.
             if let Some(checksum) = &disk.two_phase.checksum
+                && disk.progress >= 100.0
                 && proven.insert(disk.path.clone())
             {
                 view.say(&format!("{} is copied: {checksum}", disk.path), out)?;
@@ -65,7 +68,7 @@ fn conclude(state: &State, out: &mut impl Write) -> std::io::Result<u8> {
 }
 
 /// Does the job's supervisor or worker live? A state file without a lock beside it (a copy) counts as alive.
-fn is_alive(state: &Path) -> bool {
+pub(super) fn is_alive(state: &Path) -> bool {
     let Ok(lock) = std::fs::File::open(state.with_file_name("lock")) else { return true };
     lock.try_lock_shared().is_err()
 }
@@ -135,8 +138,24 @@ fn stage(state: &State) -> &str {
     state.waiting_for.as_deref().or(state.stage.as_deref()).unwrap_or(&state.status)
 }
 
-/// How much is copied, as long as not all is.
+/// What a warm job that waits has before it. `now` in seconds since 1970.
+fn planned(state: &State, now: f64) -> String {
+    if ![Phase::Waiting, Phase::Paused].map(|phase| phase.text()).contains(&state.status) {
+        return String::new();
+    }
+    let in_words = |seconds: f64| HumanDuration(Duration::from_secs(seconds.clamp(0.0, 1e9) as u64));
+    let next = state.next_round_at.map(|at| format!("next copy in {}", in_words(at - now)));
+    let downtime = state.predicted_downtime_seconds;
+    let downtime = downtime.map(|seconds| format!("off for about {} if cut over now", in_words(seconds)));
+    next.into_iter().chain(downtime).collect::<Vec<_>>().join(", ")
+}
+
+/// How much is copied, as long as not all is; what is planned while nothing is copied.
 fn copying(state: &State) -> String {
+    let planned = planned(state, jiff::Timestamp::now().as_millisecond() as f64 / 1000.0);
+    if !planned.is_empty() {
+        return planned;
+    }
     let (Some(copied), Some(total)) = (state.bytes_copied, state.bytes_total) else { return String::new() };
     if copied >= total {
         return String::new();
@@ -166,4 +185,38 @@ fn line(state: &State, copying: &str) -> String {
 fn print(text: &str, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "{text}")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_waiting_job_has_before_it() {
+        for (status, next, downtime, expected) in [
+            ("Waiting", None, None, ""),
+            ("Waiting", Some(400.0), None, "next copy in 5 minutes"),
+            (
+                "Waiting",
+                Some(400.0),
+                Some(42.4),
+                "next copy in 5 minutes, off for about 42 seconds if cut over now",
+            ),
+            (
+                "Waiting",
+                Some(-1e300),
+                Some(f64::NAN),
+                "next copy in 0 seconds, off for about 0 seconds if cut over now",
+            ),
+            ("Paused", None, Some(42.0), "off for about 42 seconds if cut over now"),
+            ("Pre-copy #1", None, Some(42.0), ""),
+            ("Starting virt-v2v", Some(400.0), None, ""),
+        ] {
+            let mut state = State::default();
+            state.status = status.to_owned();
+            state.next_round_at = next;
+            state.predicted_downtime_seconds = downtime;
+            assert_eq!(planned(&state, 100.0), expected, "{status}");
+        }
+    }
 }

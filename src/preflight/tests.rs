@@ -118,3 +118,22 @@ fn surroundings_give_a_fresh_id_each_time() {
     assert_eq!((one.guest_id.len(), one.home), (36, Some("/h".into())));
     assert_ne!(one.guest_id, two.guest_id);
 }
+
+/// A document that is sent again, or resumed, may hold a time that is over. It is not refused, and not kept quiet.
+#[test]
+fn an_end_that_is_over_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let now = jiff::Timestamp::now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    for (at, expected) in [(now + hour, 0), (now - hour, 1)] {
+        let mut document = to_directory(root.path());
+        document["warm"] = true.into();
+        document["shutdown_mode"] = "force".into();
+        document["finalize_at"] = at.to_string().into();
+        let mut plan = a_plan(document);
+        check(&mut plan, None).unwrap();
+        let told =
+            plan.warnings.iter().filter(|text| text.starts_with("finalize_at is over already")).count();
+        assert_eq!(told, expected, "{at}: {:?}", plan.warnings);
+    }
+}
