@@ -66,6 +66,13 @@ pub struct Desk<'a> {
 /// All stages, and then the source is put back.
 pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Result<(), Failure> {
     let ended = stages(job, two_phase, &mut desk).await;
+    if ended.is_ok() {
+        // Now, so that whoever comes after a kill leaves the old machine off. A journal that cannot say so is no reason to
+        // lose the guest.
+        if let Err(error) = desk.journal.record(&crate::run::SUCCEEDED) {
+            tracing::error!("{}", chain(&error));
+        }
+    }
     machine::put_back(job, &mut desk, ended.is_ok()).await;
     ended
 }

@@ -5,7 +5,7 @@
 //! does through a channel.
 
 use std::cell::Cell;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -36,6 +36,12 @@ use crate::throttle::bucket::Bucket;
 
 /// Memory for data, over all disks of a job. With it a job stays under 256 MiB whatever the size of its disks.
 const MEMORY: usize = 96 << 20;
+
+/// Changed areas begin and end at multiples of this, which every server reads.
+const BLOCK: NonZeroU64 = match NonZeroU64::new(4096) {
+    Some(block) => block,
+    None => NonZeroU64::MIN,
+};
 
 /// The copies did not all succeed.
 #[derive(Debug, thiserror::Error)]
@@ -257,6 +263,16 @@ impl Copies<'_> {
             target: placed.path.clone(),
             format: placed.format,
         };
+        let told = self.opened.guest.disks[disk].size;
+        if self.round.warm && told != Some(identity.size) {
+            // What changed behind the end that vSphere tells would never be asked for.
+            let bytes = |size: u64| format!("{size} bytes");
+            return Err(CopiesError::Other {
+                what: "the size of the disk differs",
+                copied: bytes(told.unwrap_or_default()),
+                found: bytes(identity.size),
+            });
+        }
         self.say(Event::DiskSized { disk, size: identity.size });
         let path = earlier::ledger(self.directory, disk);
         let kept = match path.exists() {
@@ -379,6 +395,8 @@ impl One {
         let copying = || self.say(Event::DiskEntered { disk: self.disk, phase: DiskPhase::Copying });
         if let What::Changed(areas) = what {
             copying();
+            // Servers read whole blocks.
+            let areas = areas.widen(BLOCK, job.ledger.identity().size);
             let bytes = areas.covered_by(Kind::Data);
             job.delta(areas).await?;
             return Ok((bytes, job.seal().await?));

@@ -43,6 +43,10 @@ pub(crate) async fn begin(
     {
         return Err(WarmError::NoTools { name: name() });
     }
+    let untold = |disk: &&crate::guest::Disk| disk.key.is_none() || disk.size.is_none();
+    if let Some(disk) = machine.guest.disks.iter().find(untold) {
+        return Err(WarmError::UntoldDisk { name: name(), disk: disk.label.clone() });
+    }
     let begun = match (earlier::known(directory)?, Book::read(directory)?) {
         (Some(known), Some(book)) => gone_on_with(&machine, known, book)?,
         _ => Begun {

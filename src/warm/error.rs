@@ -57,6 +57,16 @@ pub enum WarmError {
         /// The disk.
         disk: String,
     },
+    /// Without size and key nobody can be asked what changed of a disk.
+    #[error(
+        "vSphere does not tell size or key of {disk} of VM \"{name}\": it cannot be copied while the machine runs; use two_phase"
+    )]
+    UntoldDisk {
+        /// The machine.
+        name: String,
+        /// The disk.
+        disk: String,
+    },
     /// Another machine has the name by now.
     #[error("VM \"{name}\" is {found} by now, and {copied} was copied: start without resume")]
     OtherMachine {
