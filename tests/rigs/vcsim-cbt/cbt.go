@@ -86,6 +86,12 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 		end = q.StartOffset + s.chunk
 	}
 	areas := diff(cur, old, q.StartOffset, end)
+	if most := s.faults.areas; most > 0 && len(areas) > most {
+		areas = areas[:most]
+		if !s.faults.whole {
+			end = areas[most-1][0] + areas[most-1][1]
+		}
+	}
 	var out bytes.Buffer
 	fmt.Fprintf(&out, `<startOffset>%d</startOffset><length>%d</length>`, q.StartOffset, end-q.StartOffset)
 	for _, e := range areas {
