@@ -116,6 +116,16 @@ impl Lab {
         self.control(&format!("fail-queries?n={count}"));
     }
 
+    /// Answers to questions for changed areas are about at most so many bytes of disk, or all (0).
+    pub fn slice(&self, bytes: u64) {
+        self.control(&format!("chunk?bytes={bytes}"));
+    }
+
+    /// Answers to questions for changed areas tell at most so many of them, or all (0).
+    pub fn fewer_areas(&self, most: u32) {
+        self.control(&format!("areas?n={most}"));
+    }
+
     /// Each removal of a snapshot takes so long.
     pub fn slow_removal(&self, seconds: f64) {
         self.control(&format!("slow-removals?seconds={seconds}"));

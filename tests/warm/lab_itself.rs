@@ -77,16 +77,31 @@ async fn change_ids(session: &Vsphere, of: &Reference) -> Vec<Option<String>> {
     disks.map(|disk| disk.at(&["backing", "changeId"]).map(|id| id.text.clone())).collect()
 }
 
-/// All areas of a disk that changed since, over as many answers as there are.
-async fn changed(lab: &Lab, session: &Vsphere, at: &Reference, key: u64, since: &str) -> Vec<(u64, u64)> {
-    let call = Call::new("QueryChangedDiskAreas", &machine(lab))
-        .reference("snapshot", at)
-        .text("deviceKey", &key.to_string())
-        .text("startOffset", "0")
-        .text("changeId", since);
-    let answer = session.client().value(&call).await.unwrap();
-    let areas = answer.all("changedArea");
-    areas.map(|area| (area.number("start").unwrap(), area.number("length").unwrap())).collect()
+/// All areas of a disk that changed since, over as many answers as there are, and how many these were.
+async fn changed(
+    lab: &Lab,
+    session: &Vsphere,
+    at: &Reference,
+    disk: usize,
+    since: &str,
+) -> (Vec<(u64, u64)>, usize) {
+    let (key, size) = (lab.keys()[disk], fs::metadata(&lab.raws[disk]).unwrap().len());
+    let (mut areas, mut answers, mut start) = (Vec::new(), 0, 0);
+    while start < size {
+        let call = Call::new("QueryChangedDiskAreas", &machine(lab))
+            .reference("snapshot", at)
+            .text("deviceKey", &key.to_string())
+            .text("startOffset", &start.to_string())
+            .text("changeId", since);
+        let answer = session.client().value(&call).await.unwrap();
+        let told = answer.all("changedArea");
+        areas.extend(told.map(|area| (area.number("start").unwrap(), area.number("length").unwrap())));
+        assert_eq!(answer.number("startOffset"), Some(start));
+        start += answer.number::<u64>("length").unwrap();
+        answers += 1;
+    }
+    assert_eq!(start, size);
+    (areas, answers)
 }
 
 /// Files that the VDDK stand-in serves for a snapshot.
@@ -106,7 +121,8 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     assert_eq!(json!(places), json!([[0, 0], [0, 1], [1, 0]]));
     let session = session(&lab).await;
     track(&lab, &session, true).await;
-    lab.write(&["--seed", "7", "--rate", "33554432"]);
+    // Without a pause: a copy that is not made at one moment is seen.
+    lab.write(&["--seed", "7", "--largest", "65536", "--rate", "1000000000"]);
     lab.wait_written(20);
 
     let first = snapshot(&lab, &session, "first").await;
@@ -130,8 +146,12 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     assert_eq!(lab.dump()["disks"][0]["parents"].as_array().unwrap().len(), 2);
 
     // The older copy and what changed since are the newer one.
-    for (index, (key, file)) in lab.keys().into_iter().zip(served(&lab, &second)).enumerate() {
-        let areas = changed(&lab, &session, &second, key, ids[index].as_deref().unwrap()).await;
+    for (index, file) in served(&lab, &second).iter().enumerate() {
+        // In one answer, in slices, and with few areas in each answer.
+        lab.slice([0, MIB, 0][index]);
+        lab.fewer_areas([0, 0, 1][index]);
+        let (areas, answers) = changed(&lab, &session, &second, index, ids[index].as_deref().unwrap()).await;
+        assert!([answers == 1, answers == 6, answers >= areas.len()][index], "disk {index}: {answers}");
         let newer = fs::read(file).unwrap();
         let mut older = fs::read(copies.path().join(format!("{index}"))).unwrap();
         assert!(older != newer && !areas.is_empty(), "disk {index}");
@@ -204,6 +224,7 @@ async fn a_vcenter_fails_as_it_is_told() {
     assert!(refused.contains("Another task is already in progress"), "{refused}");
     lab.slow_removal(0.0);
     assert_eq!(lab.dump(), before);
+    assert_eq!(session.machine(NAME).await.unwrap().snapshots, 1);
 
     // The client logs in again by itself.
     let logins = session.client().logins();
@@ -212,7 +233,7 @@ async fn a_vcenter_fails_as_it_is_told() {
     assert_eq!(session.client().logins(), logins + 1);
     let id = change_ids(&session, &second).await[0].clone().unwrap();
     let key = lab.keys()[0];
-    assert_eq!(changed(&lab, &session, &second, key, &id).await, []);
+    assert_eq!(changed(&lab, &session, &second, 0, &id).await, (Vec::new(), 1));
     let question = || {
         Call::new("QueryChangedDiskAreas", &machine(&lab))
             .reference("snapshot", &second)
