@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use virt_v2v_wrapper::source::vsphere::Vsphere;
@@ -11,6 +13,7 @@ use virt_v2v_wrapper::source::vsphere::soap::{Call, Element, Reference};
 
 use super::lab::{LIMIT, Lab, MIB, NAME, compare, hash, number, wait_status};
 use crate::exports::site::{have, private};
+use crate::rig::poll;
 use crate::vsphere::simulator::PASSWORD;
 
 /// Sizes that are no multiple of 64 KiB or 4 KiB; two disks with the same unit number on two controllers.
@@ -21,8 +24,8 @@ fn three_disks() -> Value {
 /// A task's end: its result, or the kind of its fault.
 async fn end_of(session: &Vsphere, call: Call) -> Result<Option<Element>, String> {
     let task = session.client().value(&call).await.map_err(|error| error.to_string())?.reference().unwrap();
-    let until = std::time::Instant::now() + LIMIT;
-    while std::time::Instant::now() < until {
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
         let wanted: &[(&str, &[&str])] = &[("Task", &["info.state", "info.result", "info.error"])];
         let tasks =
             session.client().properties(Of::Objects(std::slice::from_ref(&task)), wanted).await.unwrap();
@@ -32,7 +35,7 @@ async fn end_of(session: &Vsphere, call: Call) -> Result<Option<Element>, String
                 let fault = tasks[0].get("info.error").and_then(|error| error.child("fault")).unwrap();
                 return Err(fault.kind.clone().unwrap());
             }
-            _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
     panic!("{call:?} has no end");
@@ -170,7 +173,7 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     let last: Vec<_> = lab.raws.iter().map(|raw| (number(raw), fs::read(raw).unwrap())).collect();
     assert!(last.iter().all(|(number, _)| number == &last[0].0), "written together");
     // Ten times as long as a batch of the guest takes; it would write if it did not know.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     for (raw, (_, bytes)) in lab.raws.iter().zip(&last) {
         assert!(fs::read(raw).unwrap() == *bytes, "{raw:?}");
     }
@@ -179,14 +182,21 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     track(&lab, &session, false).await;
     session.close().await;
     assert_eq!(lab.dump(), before);
-    let steps: Vec<_> = ["begun", "done"]
-        .iter()
-        .flat_map(|phase| {
-            [lab.events_of("CreateSnapshot_Task", phase), lab.events_of("RemoveSnapshot_Task", phase)]
-        })
-        .map(|events| events.iter().map(|event| event["snapshot_name"].clone()).collect::<Vec<_>>())
-        .collect();
-    assert_eq!(steps, vec![vec![json!("first"), json!("second")]; 4]);
+    let steps = lab.steps(&["CreateSnapshot_Task", "RemoveSnapshot_Task", "PowerOffVM_Task"]);
+    assert_eq!(
+        steps,
+        [
+            "CreateSnapshot_Task begun first",
+            "CreateSnapshot_Task done first",
+            "CreateSnapshot_Task begun second",
+            "CreateSnapshot_Task done second",
+            "RemoveSnapshot_Task begun first",
+            "RemoveSnapshot_Task done first",
+            "RemoveSnapshot_Task begun second",
+            "RemoveSnapshot_Task done second",
+            "PowerOffVM_Task done ",
+        ]
+    );
 }
 
 /// What the vCenter is told to do wrong it does, once.
@@ -205,16 +215,16 @@ async fn a_vcenter_fails_as_it_is_told() {
     lab.fail_quiesced(1);
     assert_eq!(end_of(&session, create(&lab, "fails")).await.unwrap_err(), "ApplicationQuiesceFault");
     let first = snapshot(&lab, &session, "first").await;
-    // One disk needs a second snapshot, another is in none. The snapshot of before was the first of the one.
+    // One disk needs a second snapshot, another is in none.
     let ids = change_ids(&session, &first).await;
-    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false]);
 
     lab.slow_removal(1.0);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let slow = end_of(&session, remove(&first));
     let refused = async {
         while lab.events_of("RemoveSnapshot_Task", "begun").is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         end_of(&session, create(&lab, "too early")).await.unwrap_err()
     };
@@ -231,7 +241,9 @@ async fn a_vcenter_fails_as_it_is_told() {
     lab.expire_sessions();
     let second = snapshot(&lab, &session, "second").await;
     assert_eq!(session.client().logins(), logins + 1);
-    let id = change_ids(&session, &second).await[0].clone().unwrap();
+    let ids = change_ids(&session, &second).await;
+    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+    let id = ids[0].clone().unwrap();
     let key = lab.keys()[0];
     assert_eq!(changed(&lab, &session, &second, 0, &id).await, (Vec::new(), 1));
     let question = || {
@@ -262,14 +274,14 @@ async fn a_vcenter_fails_as_it_is_told() {
     lab.control("guest?shutdownAfter=0.3");
     session.client().call(&Call::new("ShutdownGuest", &machine(&lab))).await.unwrap();
     assert_eq!(lab.power(), "poweredOn");
-    crate::rig::poll(LIMIT, || (lab.power() == "poweredOff").then_some(())).expect("the guest shuts down");
+    poll(LIMIT, || (lab.power() == "poweredOff").then_some(())).expect("the guest shuts down");
     lab.switch("on");
     lab.control("guest?tools=notRunning");
     let error = session.client().call(&Call::new("ShutdownGuest", &machine(&lab))).await.unwrap_err();
     assert!(error.to_string().contains("Tools"), "{error}");
 
     lab.freeze(0.5);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     session.keep_alive().await.unwrap();
     assert!(begun.elapsed().as_secs_f64() >= 0.4, "{:?}", begun.elapsed());
     session.close().await;
@@ -291,7 +303,7 @@ async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     let copy = directory.path().join("copy");
     let read = |name: &str, snapshot: Option<&str>| -> Result<(), String> {
         let nbdkit = lab.vcenter.directory.path().join("nbdkit");
-        let mut nbdkit = std::process::Command::new(nbdkit);
+        let mut nbdkit = Command::new(nbdkit);
         nbdkit.args(["-r", "-U", "-", "vddk", "server=vc", "user=u"]);
         nbdkit.arg(format!("password=+{}", lab.vcenter.directory.path().join("password").display()));
         nbdkit.arg(format!("vm=moref={}", lab.moref()));
@@ -324,13 +336,9 @@ async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     read("disk2.vmdk", Some(&taken.value)).unwrap();
     lab.vddk("connections 1\nhold");
     std::thread::scope(|scope| {
+        let before = lab.events_of("vddk: open", "done").len();
         let held = scope.spawn(|| read("disk3.vmdk", Some(&taken.value)));
-        let opened = || {
-            lab.events_of("vddk: open", "done")
-                .iter()
-                .any(|event| event["file"].as_str().unwrap().contains("disk3"))
-        };
-        crate::rig::poll(LIMIT, || opened().then_some(())).expect("opened");
+        lab.wait_events("vddk: open", "done", before + 1);
         let second = read("disk2.vmdk", Some(&taken.value)).unwrap_err();
         assert!(second.contains("vmware-authd"), "{second}");
         lab.vddk("connections 1");

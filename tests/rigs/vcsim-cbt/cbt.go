@@ -61,7 +61,7 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 	cur := d.raw
 	if q.Snapshot != nil {
 		if index(d.frozen, q.Snapshot.Value) < 0 {
-			argument("snapshot")
+			refuse("The object has already been deleted or has not been completely created", "ManagedObjectNotFound", `<obj type="VirtualMachineSnapshot">`+escaped(q.Snapshot.Value)+`</obj>`)
 			return
 		}
 		cur = m.copyOf(q.Snapshot.Value, d)

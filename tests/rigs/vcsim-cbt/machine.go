@@ -170,6 +170,9 @@ func (s *sim) configure(c vmConf) error {
 			return fmt.Errorf("snapshot %q: %T", name, f)
 		}
 	}
+	for i, dc := range c.Disks {
+		m.disks[i].late = dc.CBT != nil && !*dc.CBT
+	}
 	s.written(vm)
 	return nil
 }
@@ -237,7 +240,7 @@ func (s *sim) addDisk(vm *simulator.VirtualMachine, m *machine, c diskConf, bus 
 		v.Backing = rdm
 	}
 	vm.Config.Hardware.Device = append(vm.Config.Hardware.Device, &v)
-	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter, late: c.CBT != nil && !*c.CBT}
+	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter}
 	s.Lock()
 	m.disks = append(m.disks, d)
 	m.links()

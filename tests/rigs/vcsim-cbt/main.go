@@ -34,7 +34,7 @@
 //	off            true: switched off (virt-v2v refuses a running one)
 //	disks          an array; each is the path of a raw file, or an object:
 //	                 file         the raw file
-//	                 cbt          false: the first snapshot shows no change id for it, later ones do
+//	                 cbt          false: the next snapshot shows no change id for it, later ones do
 //	                 independent  true: mode independent_persistent, so no snapshot holds it
 //	                 rdm          true: a raw device in physical mode, so no snapshot holds it
 //	                 multiwriter  true: shared, so no snapshot can be taken of the VM
