@@ -23,7 +23,8 @@ import (
 //	curl --unix-socket SOCKET -X POST 'http://sim/slow-removals?seconds=3'
 //
 // answered with 200 and JSON, or 400 and a sentence. vm is a name of the
-// configuration (default: its first VM), seconds may have decimals.
+// configuration (default: its first VM), seconds may have decimals. What takes
+// its time already ends earlier or later when the time is set anew.
 //
 //	fail-snapshots?n=N[&quiesced=1]      the next N CreateSnapshot_Task fail (with quiesced: only those that quiesce)
 //	fail-removals?n=N                    the next N removals of snapshots fail; the snapshots stay

@@ -55,13 +55,10 @@ func (m *machine) setTools(vm *simulator.VirtualMachine, tools string) error {
 // shutdownGuest answers at once, as vCenter does, and the guest takes its time, or never does it.
 func (s *sim) shutdownGuest(w http.ResponseWriter, q *types.ShutdownGuest) {
 	vm, ev := vmOf(q.This), event{Method: "ShutdownGuest", VM: q.This.Value}
-	s.Lock()
-	m := s.machine(q.This)
-	tools, after := "", 0.0
+	m, tools := s.machine(q.This), ""
 	if m != nil {
-		tools, after = m.tools, m.after
+		tools = m.tools
 	}
-	s.Unlock()
 	if state := vm.Runtime.PowerState; state != types.VirtualMachinePowerStatePoweredOn {
 		s.events.ended(ev, "InvalidPowerState")
 		fault(w, "The attempted operation cannot be performed in the current state (Powered off).", "InvalidPowerState", "<requestedState>poweredOn</requestedState><existingState>"+string(state)+"</existingState>")
@@ -74,11 +71,16 @@ func (s *sim) shutdownGuest(w http.ResponseWriter, q *types.ShutdownGuest) {
 	}
 	s.events.ended(ev, "")
 	answer(w, ev.Method, "")
-	if after < 0 {
-		return
-	}
 	go func() {
-		time.Sleep(time.Duration(after * float64(time.Second)))
+		s.pause(func() time.Duration {
+			switch {
+			case m == nil || vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn:
+				return 0
+			case m.after < 0:
+				return time.Hour // for as long as it stays so
+			}
+			return time.Duration(m.after * float64(time.Second))
+		})
 		// Switched off in the meantime is as good.
 		methods.PowerOffVM_Task(context.Background(), s.service, &types.PowerOffVM_Task{This: q.This})
 	}()

@@ -52,7 +52,22 @@ impl Lab {
         self.control(&format!("areas?n={most}"));
     }
 
-    /// Each removal of a snapshot takes so long.
+    /// Seconds from a shutdown of the guest until the machine is off; -1: never.
+    pub fn shutdown_after(&self, seconds: f64) {
+        self.control(&format!("guest?shutdownAfter={seconds}"));
+    }
+
+    /// VMware Tools are `running`, `notRunning` or `notInstalled`.
+    pub fn tools(&self, state: &str) {
+        self.control(&format!("guest?tools={state}"));
+    }
+
+    /// Each snapshot takes so long to be made, those that have begun too.
+    pub fn slow_snapshot(&self, seconds: f64) {
+        self.control(&format!("slow-snapshots?seconds={seconds}"));
+    }
+
+    /// Each removal of a snapshot takes so long, those that have begun too.
     pub fn slow_removal(&self, seconds: f64) {
         self.control(&format!("slow-removals?seconds={seconds}"));
     }
