@@ -1,5 +1,5 @@
-//! A vCenter with one machine whose guest writes to its disks all the time, and jobs that move it. What a test does to the
-//! machine is in `machine`.
+//! A vCenter with one machine whose guest writes to its disks all the time, and jobs that move it. What a test does
+//! to the machine is in `machine`.
 //!
 //! Everything of the vCenter is outside of the sandbox: what is left of a job is looked for below that.
 #![allow(dead_code, reason = "some of it is for jobs that this version refuses yet")]
@@ -203,7 +203,8 @@ pub fn wait_status(job: &Job, status: &str) -> Value {
     wait(job, status, |state| state["status"] == status)
 }
 
-/// The number that the guest wrote last into a disk or into a copy of it (tests/rigs/guest-writer.c); `None` before it did.
+/// The number that the guest wrote last into a disk or into a copy of it (tests/rigs/guest-writer.c); `None`
+/// before it did.
 pub fn number(disk: &Path) -> Option<u64> {
     let mut head = [0; 16];
     fs::File::open(disk).unwrap().read_exact_at(&mut head, 0).unwrap();

@@ -1,5 +1,5 @@
-//! The lab itself: what is measured with it is what it says. The crate's client asks the vCenter; the only job is a cold
-//! one.
+//! The lab itself: what is measured with it is what it says. The crate's client asks the vCenter; the only job is a
+//! cold one.
 
 use std::fs;
 use std::path::PathBuf;
@@ -288,8 +288,8 @@ async fn a_vcenter_fails_as_it_is_told() {
     session.close().await;
 }
 
-/// The VDDK stand-in reads a snapshot under any name of the chain, refuses what a running machine writes to, and fails as
-/// its control file says.
+/// The VDDK stand-in reads a snapshot under any name of the chain, refuses what a running machine writes to, and fails
+/// as its control file says.
 #[tokio::test]
 async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     if !have(&["nbdcopy"]) {
@@ -351,8 +351,8 @@ async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     assert!(compare(&lab.raws[0], &copy, "raw", false).is_ok());
 }
 
-/// A job that the program takes today copies what the guest had written when its machine went off, and leaves the machine
-/// as it was; no process of the lab is taken for one of the job's.
+/// A job that the program takes today copies what the guest had written when its machine went off, and leaves the
+/// machine as it was; no process of the lab is taken for one of the job's.
 #[test]
 fn a_cold_job_copies_the_last_moment_of_the_guest() {
     let Some(mut lab) = Lab::start("job", &three_disks()) else { return };

@@ -165,8 +165,8 @@ impl Lab {
         events.iter().map(step).collect()
     }
 
-    /// What the VDDK stand-in does from now on: the lines of its control file (tests/rigs/nbdkit-vddk.c). They are there as
-    /// a whole or not at all.
+    /// What the VDDK stand-in does from now on: the lines of its control file (tests/rigs/nbdkit-vddk.c). They are there
+    /// as a whole or not at all.
     pub fn vddk(&self, lines: &str) {
         let at = |name: &str| self.vcenter.directory.path().join(name);
         fs::write(at("vddk.control.new"), lines).unwrap();
