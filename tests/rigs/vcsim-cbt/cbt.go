@@ -61,7 +61,7 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 	cur := d.raw
 	if q.Snapshot != nil {
 		if index(d.frozen, q.Snapshot.Value) < 0 {
-			argument("snapshot")
+			refuse("The object has already been deleted or has not been completely created", "ManagedObjectNotFound", `<obj type="VirtualMachineSnapshot">`+escaped(q.Snapshot.Value)+`</obj>`)
 			return
 		}
 		cur = m.copyOf(q.Snapshot.Value, d)
@@ -86,6 +86,12 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 		end = q.StartOffset + s.chunk
 	}
 	areas := diff(cur, old, q.StartOffset, end)
+	if most := s.faults.areas; most > 0 && len(areas) > most {
+		areas = areas[:most]
+		if !s.faults.whole {
+			end = areas[most-1][0] + areas[most-1][1]
+		}
+	}
 	var out bytes.Buffer
 	fmt.Fprintf(&out, `<startOffset>%d</startOffset><length>%d</length>`, q.StartOffset, end-q.StartOffset)
 	for _, e := range areas {

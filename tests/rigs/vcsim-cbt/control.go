@@ -23,11 +23,14 @@ import (
 //	curl --unix-socket SOCKET -X POST 'http://sim/slow-removals?seconds=3'
 //
 // answered with 200 and JSON, or 400 and a sentence. vm is a name of the
-// configuration (default: its first VM), seconds may have decimals.
+// configuration (default: its first VM), seconds may have decimals. What takes
+// its time already ends earlier or later when the time is set anew.
 //
 //	fail-snapshots?n=N[&quiesced=1]      the next N CreateSnapshot_Task fail (with quiesced: only those that quiesce)
 //	fail-removals?n=N                    the next N removals of snapshots fail; the snapshots stay
 //	fail-queries?n=N                     the next N QueryChangedDiskAreas fail
+//	chunk?bytes=N                        QueryChangedDiskAreas answers at most this many bytes of disk a call (0: all)
+//	areas?n=N[&whole=1]                  it tells at most N areas a call (0: all); with whole it hides that there are more
 //	slow-snapshots?seconds=S             each CreateSnapshot_Task takes so long
 //	slow-removals?seconds=S              each removal takes so long
 //	freeze?seconds=S                     no SOAP request is answered for so long
@@ -98,6 +101,12 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 	case "fail-queries":
 		n := int(number("n"))
 		set = func() { s.faults.queries = n }
+	case "chunk":
+		n := number("bytes")
+		set = func() { s.chunk = n }
+	case "areas":
+		n, whole := int(number("n")), q.Get("whole") != ""
+		set = func() { s.faults.areas, s.faults.whole = n, whole }
 	case "slow-snapshots":
 		d := seconds("seconds")
 		set = func() { s.faults.snapshot = d }

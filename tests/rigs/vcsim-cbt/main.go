@@ -6,7 +6,8 @@
 //
 //	main.go       flags and the server
 //	soap.go       requests that are answered here and not by the package
-//	machine.go    VMs as the configuration wants them, their disks and power
+//	machine.go    VMs as the configuration wants them, their disks
+//	guest.go      what runs in a VM: power, VMware Tools, a slow shutdown
 //	snapshots.go  snapshots, chains of files, copies at one point in time
 //	cbt.go        QueryChangedDiskAreas
 //	control.go    what a test can do and ask while it runs
@@ -33,7 +34,7 @@
 //	off            true: switched off (virt-v2v refuses a running one)
 //	disks          an array; each is the path of a raw file, or an object:
 //	                 file         the raw file
-//	                 cbt          false: the first snapshot shows no change id for it, later ones do
+//	                 cbt          false: the next snapshot shows no change id for it, later ones do
 //	                 independent  true: mode independent_persistent, so no snapshot holds it
 //	                 rdm          true: a raw device in physical mode, so no snapshot holds it
 //	                 multiwriter  true: shared, so no snapshot can be taken of the VM
@@ -109,6 +110,8 @@ type faults struct {
 	onlyQuiesced     bool // those with quiesce=true
 	removals         int  // so many RemoveSnapshot_Task fail
 	queries          int  // so many QueryChangedDiskAreas fail
+	areas            int  // QueryChangedDiskAreas tells at most so many areas (0: all)
+	whole            bool // and says nevertheless that it told of the rest of the disk
 	snapshot, remove time.Duration
 	frozen           time.Time // no answer before
 }

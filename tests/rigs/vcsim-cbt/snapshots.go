@@ -41,14 +41,14 @@ func (s *sim) createSnapshot(w http.ResponseWriter, q *types.CreateSnapshot_Task
 	}
 	task(w, vm, ev.Method, func() (types.AnyType, types.BaseMethodFault, string) {
 		defer done()
+		s.pause(func() time.Duration { return s.faults.snapshot })
 		s.Lock()
-		pause, m := s.faults.snapshot, s.machine(q.This)
+		m := s.machine(q.This)
 		fails := s.faults.snapshots > 0 && (q.Quiesce || !s.faults.onlyQuiesced)
 		if fails {
 			s.faults.snapshots--
 		}
 		s.Unlock()
-		time.Sleep(pause)
 		if fails && q.Quiesce {
 			s.events.ended(ev, "ApplicationQuiesceFault")
 			return nil, new(types.ApplicationQuiesceFault), "An error occurred while quiescing the virtual machine. See the virtual machine's event log for details."
@@ -218,13 +218,13 @@ func (s *sim) remove(w http.ResponseWriter, method string, of types.ManagedObjec
 	}
 	task(w, vm, method, func() (types.AnyType, types.BaseMethodFault, string) {
 		defer done()
+		s.pause(func() time.Duration { return s.faults.remove })
 		s.Lock()
-		pause, fails := s.faults.remove, s.faults.removals > 0
+		fails := s.faults.removals > 0
 		if fails {
 			s.faults.removals--
 		}
 		s.Unlock()
-		time.Sleep(pause)
 		if fails {
 			s.events.ended(ev, "GenericVmConfigFault")
 			return nil, &types.GenericVmConfigFault{Reason: "Detected an invalid snapshot configuration."}, "An error occurred while consolidating disks: msg.snapshot.error-CONSOLIDATE."
@@ -324,6 +324,18 @@ func (s *sim) begin(w http.ResponseWriter, ev event) func() {
 		defer s.Unlock()
 		if m != nil {
 			m.busy = false
+		}
+	}
+}
+
+// pause takes as long as a test wants; it may change its mind meanwhile.
+func (s *sim) pause(wanted func() time.Duration) {
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		s.Lock()
+		d := wanted()
+		s.Unlock()
+		if time.Since(begun) >= d {
+			return
 		}
 	}
 }

@@ -88,14 +88,12 @@ func (s *sim) ours(w http.ResponseWriter, method *simulator.Method, cookie strin
 // note keeps the sessions, and the log of what the package did.
 func (s *sim) note(method *simulator.Method, answer *httptest.ResponseRecorder, cookie string) {
 	s.Lock()
-	switch method.Name {
-	case "Login":
-		for _, c := range answer.Result().Cookies() {
-			if c.Name == soap.SessionCookieName && answer.Code == http.StatusOK {
-				s.sessions[c.Value] = true
-			}
+	for _, c := range answer.Result().Cookies() { // a login, in whatever way
+		if c.Name == soap.SessionCookieName {
+			s.sessions[c.Value] = true
 		}
-	case "Logout":
+	}
+	if method.Name == "Logout" {
 		delete(s.sessions, cookie)
 	}
 	s.Unlock()
