@@ -1,8 +1,7 @@
 //! The plan: what will be done, decided and complete. Document + site configuration -> [`Plan`], or every problem.
 //!
-//! Pure: no file is opened here, no clock is read. What must be looked at on the host (does the output directory
-//! exist, who owns the LUKS vault) is asked by [`crate::preflight`], before the fork.
-//! The worker gets this value, and nothing else, through a sealed memfd: it holds secrets.
+//! Pure: no file is opened here, no clock is read. What must be looked at on the host (who owns the LUKS vault) is asked
+//! by [`crate::preflight`], before the fork. The worker gets this value alone, through a sealed memfd: it holds secrets.
 //!
 //! * [`problems`] collects what is wrong: the contract's texts in the contract's order, then our own
 //! * `source`, `destination`, `network`, `warm` and `general` each judge their keys
