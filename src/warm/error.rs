@@ -3,7 +3,6 @@
 use crate::copy::CopyError;
 use crate::journal::JournalError;
 use crate::log::chain;
-use crate::source::vsphere::error::ClientError;
 use crate::source::vsphere::inventory::InventoryError;
 use crate::source::vsphere::task::TaskError;
 use crate::source::vsphere::{OperationError, VsphereError};
@@ -154,13 +153,7 @@ impl WarmError {
             Self::Operation(OperationError::Task(TaskError::Client(error))) => error,
             _ => return false,
         };
-        matches!(
-            error,
-            ClientError::Unreachable { .. }
-                | ClientError::Slow { .. }
-                | ClientError::Status { .. }
-                | ClientError::Garbage { .. }
-        )
+        error.may_pass()
     }
 
     /// Errors that belong to the last round.
