@@ -252,9 +252,7 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
         .and_then(|mut journal| journal.record(&Entry::Job { tag: files.tag.clone() }))
         .map_err(|error| Refused::because(&error))?;
     // A cutover that was asked of an earlier job in the same place is not this one's (contract.md 10, 25).
-    Triggers::of(files).remove_stale().map_err(|error| {
-        Refused(vec![format!("cannot remove what a client asked of an earlier job: {error}")])
-    })?;
+    Triggers::of(files).remove_stale().map_err(|error| Refused::because(&error))?;
     Ok(lock.into())
 }
 
@@ -290,7 +288,6 @@ fn first_state(plan: &Plan) -> State {
         _ => Vec::new(),
     };
     let mut state = State::with_disks(&paths, !paths.is_empty());
-    // Who asks for a cutover must know whether anybody listens.
     state.warm = plan.two_phase.as_ref().and_then(|two_phase| two_phase.warm.as_ref()).map(|_| true);
     plan.warnings.iter().for_each(|text| state.apply(Event::Warning { text: text.clone() }));
     state
