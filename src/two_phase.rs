@@ -264,7 +264,12 @@ impl Desk<'_> {
                     // Orphans of tools; the tools themselves are waited for by who started them.
                     None => drop(process::reap()),
                 },
-                Some(event) = events.recv() => self.take(event, &mut resumable)?,
+                Some(event) = events.recv() => {
+                    if matches!(event, Event::RoundStarted { .. }) {
+                        rate = Rate::default();
+                    }
+                    self.take(event, &mut resumable)?;
+                }
                 ended = &mut stage => break ended,
                 changes = throttling.step() => {
                     changes.into_iter().for_each(|event| self.recorder.apply(event));

@@ -38,6 +38,7 @@ impl Warm<'_> {
     /// A round of a machine that may run. `None`: no disk got further.
     pub(super) async fn round(&mut self) -> Result<Option<Measured>, WarmError> {
         let number = self.book.round;
+        let began = now();
         self.look().await?;
         let snapshot = self.take_snapshot(number).await?;
         let snapshot_at = now();
@@ -57,8 +58,7 @@ impl Warm<'_> {
         }
         self.book.round += 1;
         self.book.write(&self.directory)?;
-        let began = now();
-        self.say(Event::RoundStarted { round: number, last: false, at: began });
+        self.say(Event::RoundStarted { round: number, last: false, at: now() });
         let results = self.copy(&seen, &round).await;
         let ended = now();
         let bytes = results.as_ref().map_or(0, |results| results.iter().flatten().sum());
