@@ -73,7 +73,7 @@ pub(crate) struct Warm<'a> {
     pub(crate) limit: Bucket,
     pub(crate) journal: Journal,
     pub(crate) book: Book,
-    /// Nothing was copied by this process yet.
+    /// This process has not copied all disks yet.
     pub(crate) first: bool,
 }
 

@@ -63,7 +63,8 @@ impl Warm<'_> {
         let ended = now();
         let bytes = results.as_ref().map_or(0, |results| results.iter().flatten().sum());
         self.say(Event::RoundFinished { round: number, last: false, at: ended, bytes });
-        self.first = false;
+        // What an earlier process finished is read back by the first round that comes to its end.
+        self.first &= !results.as_ref().is_ok_and(|results| results.iter().all(Result::is_ok));
         let results = match results {
             Ok(results) => results,
             Err(CopiesError::Copy(error)) if is_recoverable(&error) => {
