@@ -28,7 +28,7 @@ use crate::signals::Signals;
 use crate::source::{self, Opened};
 use crate::throttle::Throttling;
 use crate::v2v::output::Drivers;
-use crate::{in_place, process};
+use crate::{in_place, preflight, process};
 
 pub(crate) mod copies;
 pub mod earlier;
@@ -183,7 +183,8 @@ async fn open(job: &Job, private: &Path, desk: &mut Desk<'_>) -> Result<Opened, 
         size: disk.size,
     });
     desk.recorder.apply(Event::DisksFound { disks: found.collect() });
-    for text in &opened.warnings {
+    let of_guest = preflight::of_guest(&job.plan, &opened.guest, job.earlier.is_some());
+    for text in opened.warnings.iter().chain(&of_guest) {
         desk.recorder.apply(Event::Warning { text: text.clone() });
     }
     Ok(opened)

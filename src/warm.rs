@@ -41,7 +41,7 @@ pub mod off;
 mod rounds;
 pub mod schedule;
 mod sight;
-mod snapshots;
+pub(crate) mod snapshots;
 pub mod triggers;
 pub mod wait;
 

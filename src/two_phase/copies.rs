@@ -231,12 +231,8 @@ impl Copies<'_> {
 
     fn reader(&self, filters: Filters, disk: usize, read_size: Rc<Cell<u32>>) -> Reader {
         let source = &self.opened.disks[disk];
-        let program = match source.export.program() {
-            Program::Nbdkit => &self.two_phase.programs.nbdkit,
-            Program::QemuNbd => &self.two_phase.programs.qemu_nbd,
-        };
         let serving = Serving {
-            program: program.clone(),
+            program: source.export.program().path(&self.two_phase.programs).to_owned(),
             tag: self.job.files.tag.clone(),
             export: source.export.clone(),
             filters,
@@ -315,10 +311,7 @@ impl Copies<'_> {
             // Of an interrupted job that had finished nothing: the journal says that the file is this job's.
             remove(&path)?;
         }
-        let allocation = match self.job.plan.allocation.as_deref() {
-            Some("preallocated") => Allocation::Preallocated,
-            _ => Allocation::Sparse,
-        };
+        let allocation = Allocation::of(self.job.plan.allocation.as_deref());
         match format {
             DiskFormat::Raw => {
                 let made = move || match resumed {
@@ -334,7 +327,7 @@ impl Copies<'_> {
                     true => image.check(&programs.qemu_img).await?,
                     false => image.create(&programs.qemu_img, size, allocation).await?,
                 }
-                let files = Files::new(self.private, Program::QemuNbd, 500_000 + disk as u32);
+                let files = Files::of_target(self.private, disk);
                 let target = NbdTarget::open(&programs.qemu_nbd, image, files, size, !resumed);
                 Ok(Target::Image(Box::new(target.await?)))
             }

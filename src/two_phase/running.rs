@@ -14,6 +14,7 @@ use crate::job::Job;
 use crate::journal::{self, Entry, Journal};
 use crate::log::chain;
 use crate::plan::{self, TwoPhase};
+use crate::preflight;
 use crate::run::Failure;
 use crate::source::vsphere::Vsphere;
 use crate::throttle::Throttling;
@@ -68,6 +69,9 @@ impl Running<'_> {
             size: disk.size,
         });
         desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+        for text in preflight::of_guest(&job.plan, &known.guest, job.earlier.is_some()) {
+            desk.recorder.apply(Event::Warning { text });
+        }
         let placed = place(job, destination, &directory, &known, desk).await?;
         desk.note(&Entry::Machine { moref: book.machine.clone() })?;
         book.write(&directory).map_err(|error| failed(error.into()))?;

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use super::WarmError;
 use super::book::Book;
+use crate::guest::Disk;
 use crate::job::Job;
 use crate::plan::{Quiesce, TwoPhase};
 use crate::source::vsphere::machine::Inventory;
 use crate::source::vsphere::verdict::{self, Verdict};
-use crate::source::vsphere::{Tools, Vsphere};
+use crate::source::vsphere::{DiskVerdict, Tools, Vsphere};
 use crate::two_phase::{Known, earlier};
 
 /// A warm migration that may begin.
@@ -26,27 +27,11 @@ pub(crate) async fn begin(
     own: &[String],
 ) -> Result<Begun, WarmError> {
     let machine = vsphere.planned(&job.plan.vm_name).await?;
-    let name = || machine.guest.name.clone();
     tracing::info!("VM {:?} is {} with {} disks", machine.guest.name, machine.moref, machine.backings.len());
     let snapshots = vsphere.snapshots(&machine.moref).await?;
     let verdicts = verdict::verdicts(&machine, &snapshots, &|name| own.iter().any(|own| own == name));
-    let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
-        Verdict::Warm => None,
-        Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
-    });
-    let reasons: Vec<String> = unfit.collect();
-    if !reasons.is_empty() {
-        return Err(WarmError::Unfit { name: name(), reasons: reasons.join("; ") });
-    }
-    if two_phase.warm.as_ref().is_some_and(|warm| warm.quiesce == Quiesce::Require)
-        && vsphere.power(&machine.moref).await?.tools != Tools::Running
-    {
-        return Err(WarmError::NoTools { name: name() });
-    }
-    let untold = |disk: &&crate::guest::Disk| disk.key.is_none() || disk.size.is_none();
-    if let Some(disk) = machine.guest.disks.iter().find(untold) {
-        return Err(WarmError::UntoldDisk { name: name(), disk: disk.label.clone() });
-    }
+    fits(&machine, &verdicts)?;
+    has_tools(two_phase, vsphere, &machine).await?;
     let begun = match (earlier::known(directory)?, Book::read(directory)?) {
         (Some(known), Some(book)) => gone_on_with(&machine, known, book)?,
         _ => Begun {
@@ -55,6 +40,38 @@ pub(crate) async fn begin(
         },
     };
     Ok(begun)
+}
+
+/// Can all disks be copied while the machine runs?
+pub(crate) fn fits(machine: &Inventory, verdicts: &[DiskVerdict]) -> Result<(), WarmError> {
+    let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
+        Verdict::Warm => None,
+        Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
+    });
+    let reasons: Vec<String> = unfit.collect();
+    let name = machine.guest.name.clone();
+    if !reasons.is_empty() {
+        return Err(WarmError::Unfit { name, reasons: reasons.join("; ") });
+    }
+    let untold = |disk: &&Disk| disk.key.is_none() || disk.size.is_none();
+    match machine.guest.disks.iter().find(untold) {
+        Some(disk) => Err(WarmError::UntoldDisk { name, disk: disk.label.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// What `snapshot_quiesce: require` needs.
+pub(crate) async fn has_tools(
+    two_phase: &TwoPhase,
+    vsphere: &Vsphere,
+    machine: &Inventory,
+) -> Result<(), WarmError> {
+    if two_phase.warm.as_ref().is_some_and(|warm| warm.quiesce == Quiesce::Require)
+        && vsphere.power(&machine.moref).await?.tools != Tools::Running
+    {
+        return Err(WarmError::NoTools { name: machine.guest.name.clone() });
+    }
+    Ok(())
 }
 
 fn gone_on_with(machine: &Inventory, known: Known, book: Book) -> Result<Begun, WarmError> {

@@ -19,7 +19,7 @@ use crate::source::vsphere::machine::PowerState;
 use crate::source::vsphere::{Tools, Vsphere};
 
 /// How long a guest may take to shut down before it is switched off (peers.md 2.6).
-const GUEST_PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const GUEST_PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// vSphere may be away for so long while a machine is waited for.
 const LOST_PATIENCE: Duration = Duration::from_secs(600);
@@ -35,9 +35,8 @@ pub(crate) struct Off<'a> {
 
 /// How long the storage may settle after a machine went off: what it wrote last is on its way.
 pub(crate) fn settle(shutdown: &Shutdown, guest: &Guest) -> Duration {
-    let windows = guest.os.as_deref().is_some_and(|os| os.to_ascii_lowercase().starts_with("win"));
     Duration::from_secs(match shutdown.settle {
-        0 if windows => 30,
+        0 if guest.is_windows() => 30,
         0 => 15,
         seconds => seconds,
     })

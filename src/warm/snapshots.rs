@@ -19,6 +19,11 @@ const REMOVAL: Duration = Duration::from_secs(4 * 3600);
 /// With so many of ours that cannot be removed no further one is taken.
 const MOST: usize = 2;
 
+/// What the snapshot of a round is called.
+pub(crate) fn name(tag: &str, round: impl std::fmt::Display, more: &str) -> String {
+    format!("{} {tag} #{round}{more}", restore::SNAPSHOT_NAME)
+}
+
 impl Warm<'_> {
     /// Takes the snapshot of a round, with a change id for each disk.
     pub(super) async fn take_snapshot(&self, round: u32) -> Result<Snapshot, WarmError> {
@@ -46,7 +51,7 @@ impl Warm<'_> {
 
     /// No two are the same, over all processes of a migration.
     fn snapshot_name(&self, round: u32, more: &str) -> String {
-        format!("{} {} #{round}{more}", restore::SNAPSHOT_NAME, self.job.files.tag)
+        name(&self.job.files.tag, round, more)
     }
 
     fn without_change_id(&self, snapshot: &Snapshot) -> Option<String> {
