@@ -30,6 +30,7 @@ import (
 //	fail-queries?n=N                     the next N QueryChangedDiskAreas fail
 //	slow-snapshots?seconds=S             each CreateSnapshot_Task takes so long
 //	slow-removals?seconds=S              each removal takes so long
+//	slow-reconfigs?seconds=S             each ReconfigVM_Task waits so long before it begins, and its answer too
 //	freeze?seconds=S                     no SOAP request is answered for so long
 //	expire-sessions                      all sessions are over
 //	reset-cbt?[vm=]                      no change id of before is valid
@@ -104,6 +105,9 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 	case "slow-removals":
 		d := seconds("seconds")
 		set = func() { s.faults.remove = d }
+	case "slow-reconfigs":
+		d := seconds("seconds")
+		set = func() { s.faults.reconfig = d }
 	case "freeze":
 		d := seconds("seconds")
 		set = func() { s.faults.frozen = time.Now().Add(d) }

@@ -110,6 +110,7 @@ type faults struct {
 	removals         int  // so many RemoveSnapshot_Task fail
 	queries          int  // so many QueryChangedDiskAreas fail
 	snapshot, remove time.Duration
+	reconfig         time.Duration
 	frozen           time.Time // no answer before
 }
 
@@ -212,6 +213,9 @@ func (s *sim) UpdateObject(o mo.Reference, changes []types.PropertyChange) {
 	for _, c := range changes {
 		if c.Name == "runtime.powerState" {
 			vm.Config.ChangeVersion = now()
+			if vm.Guest != nil {
+				vm.Guest.GuestState = guestState(vm.Runtime.PowerState, types.VirtualMachineToolsRunningStatus(vm.Guest.ToolsRunningStatus))
+			}
 			s.powered(vm.Self, vm.Runtime.PowerState)
 		}
 	}
