@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::footprint::Footprint;
 use crate::job::Job;
-use crate::journal::{self, Journal, JournalError};
+use crate::journal::{self, Entry, Fate, Journal, JournalError};
 use crate::log::chain;
 use crate::plan::Plan;
 use crate::source::vsphere::Vsphere;
@@ -17,9 +17,22 @@ use crate::source::vsphere::restore::restore;
 /// How long the removal of a snapshot is waited for; vSphere goes on with it by itself.
 const REMOVAL: Duration = Duration::from_secs(600);
 
-/// What the journal of a job says is left on its source, now that it is over.
-pub fn left(entries: &[journal::Entry]) -> Footprint {
+/// What the journal of a job says is left on its source, now that it is over. A job that died while it took over the copies
+/// of another, or while these were taken from it, has nothing there: who has the copies has the source.
+pub fn left(entries: &[Entry]) -> Footprint {
+    let copies = entries.iter().rev().find_map(|entry| match entry {
+        Entry::Copies { directory } => Some(directory),
+        _ => None,
+    });
+    if journal::fate(entries) == Fate::Kept && copies.is_some_and(|directory| !directory.exists()) {
+        return Footprint::default();
+    }
     Footprint::of(entries).after(journal::succeeded(entries).is_some())
+}
+
+/// The sentence for a user whose source is not as it was found.
+pub fn told(left: &Footprint, tag: &str) -> String {
+    format!("left on the source: {left}. virt-v2v-wrapper cleanup {tag} puts that back")
 }
 
 /// Puts back what is left; a sentence for each thing that could not be.

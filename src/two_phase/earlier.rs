@@ -165,9 +165,6 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
     let entries = journal::read(&journal_of(files))?;
     let (from, to) = (files.copies(), job.files.copies());
     journal.record_once(&Entry::Copies { directory: to.clone() })?;
-    for entry in Footprint::of(&entries).entries() {
-        journal.record(&entry)?;
-    }
     for entry in &entries {
         match entry {
             Entry::OutputFile { .. } | Entry::Resumable => journal.record_once(entry)?,
@@ -179,6 +176,14 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
             // What is converted is journalled again by the conversion stage, which knows what of it is committed.
             _ => {}
         }
+    }
+    if stage == Stage::Copying && journal::cut_over(&entries) {
+        // The machine may be off already.
+        journal.record_once(&Entry::Cutover)?;
+    }
+    // The last before the copies, with which the source is this job's.
+    for entry in Footprint::of(&entries).entries() {
+        journal.record(&entry)?;
     }
     let own = journal_of(files);
     std::fs::rename(&from, &to).map_err(|source| EarlierError::File {

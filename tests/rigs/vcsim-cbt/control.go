@@ -33,6 +33,7 @@ import (
 //	areas?n=N[&whole=1]                  it tells at most N areas a call (0: all); with whole it hides that there are more
 //	slow-snapshots?seconds=S             each CreateSnapshot_Task takes so long
 //	slow-removals?seconds=S              each removal takes so long
+//	slow-reconfigs?seconds=S             each ReconfigVM_Task waits so long before it begins, and its answer too
 //	freeze?seconds=S                     no SOAP request is answered for so long
 //	expire-sessions                      all sessions are over
 //	reset-cbt?[vm=]                      no change id of before is valid
@@ -113,6 +114,9 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 	case "slow-removals":
 		d := seconds("seconds")
 		set = func() { s.faults.remove = d }
+	case "slow-reconfigs":
+		d := seconds("seconds")
+		set = func() { s.faults.reconfig = d }
 	case "freeze":
 		d := seconds("seconds")
 		set = func() { s.faults.frozen = time.Now().Add(d) }

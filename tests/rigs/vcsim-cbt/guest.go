@@ -47,9 +47,18 @@ func (m *machine) setTools(vm *simulator.VirtualMachine, tools string) error {
 	}
 	m.tools = tools
 	g, su := vm.Guest, vm.Summary.Guest
+	g.GuestState = guestState(vm.Runtime.PowerState, running)
 	g.ToolsStatus, g.ToolsRunningStatus, g.ToolsVersionStatus, g.ToolsVersionStatus2 = status, string(running), string(version), string(version)
 	su.ToolsStatus, su.ToolsRunningStatus, su.ToolsVersionStatus, su.ToolsVersionStatus2 = status, string(running), string(version), string(version)
 	return nil
+}
+
+// guestState is what the tools say of the guest: "shuttingDown" only from ShutdownGuest on.
+func guestState(power types.VirtualMachinePowerState, tools types.VirtualMachineToolsRunningStatus) string {
+	if power == types.VirtualMachinePowerStatePoweredOn && tools == types.VirtualMachineToolsRunningStatusGuestToolsRunning {
+		return string(types.VirtualMachineGuestStateRunning)
+	}
+	return string(types.VirtualMachineGuestStateNotRunning)
 }
 
 // shutdownGuest answers at once, as vCenter does, and the guest takes its time, or never does it.
@@ -71,6 +80,9 @@ func (s *sim) shutdownGuest(w http.ResponseWriter, q *types.ShutdownGuest) {
 	}
 	s.events.ended(ev, "")
 	answer(w, ev.Method, "")
+	if m == nil || m.after >= 0 {
+		simulator.Map.WithLock(vm, func() { vm.Guest.GuestState = string(types.VirtualMachineGuestStateShuttingDown) })
+	}
 	go func() {
 		s.pause(func() time.Duration {
 			switch {

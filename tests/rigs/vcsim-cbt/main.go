@@ -113,6 +113,7 @@ type faults struct {
 	areas            int  // QueryChangedDiskAreas tells at most so many areas (0: all)
 	whole            bool // and says nevertheless that it told of the rest of the disk
 	snapshot, remove time.Duration
+	reconfig         time.Duration
 	frozen           time.Time // no answer before
 }
 
@@ -215,6 +216,9 @@ func (s *sim) UpdateObject(o mo.Reference, changes []types.PropertyChange) {
 	for _, c := range changes {
 		if c.Name == "runtime.powerState" {
 			vm.Config.ChangeVersion = now()
+			if vm.Guest != nil {
+				vm.Guest.GuestState = guestState(vm.Runtime.PowerState, types.VirtualMachineToolsRunningStatus(vm.Guest.ToolsRunningStatus))
+			}
 			s.powered(vm.Self, vm.Runtime.PowerState)
 		}
 	}

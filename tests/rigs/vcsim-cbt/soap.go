@@ -40,6 +40,15 @@ func (s *sim) soap(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	if s.ours(w, method, cookie) {
 		return
 	}
+	if method.Name == "ReconfigVM_Task" {
+		s.Lock()
+		pause := s.faults.reconfig
+		s.Unlock()
+		if pause > 0 {
+			s.events.put(event{Method: method.Name, Phase: "begun", VM: method.This.Value})
+			time.Sleep(pause)
+		}
+	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	rec := httptest.NewRecorder()
 	next.ServeHTTP(rec, r)
