@@ -20,10 +20,12 @@ mod general;
 mod network;
 pub mod problems;
 mod source;
+mod two_phase;
 mod warm;
 
 use destination::Host;
 use problems::{Findings, Problems};
+pub use two_phase::{TwoPhase, TwoPhasePrograms};
 pub use warm::{Quiesce, Shutdown, ShutdownMode, Warm};
 
 /// Everything the worker needs to know to migrate one guest.
@@ -67,36 +69,6 @@ pub struct Plan {
     /// destination. They are only here so that no text shows them.
     #[serde(serialize_with = "crate::secret::expose_list")]
     pub extra_secrets: Vec<SecretString>,
-}
-
-/// What a two-phase conversion is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TwoPhase {
-    /// Copies are read back and compared.
-    pub verify: bool,
-    /// Tag of the interrupted job whose copies are taken over.
-    pub resume: Option<String>,
-    /// The programs it needs besides virt-v2v.
-    pub programs: TwoPhasePrograms,
-    /// The machine runs while it is copied; `None`: it is off.
-    pub warm: Option<Warm>,
-    /// Who switches it off before the last copy.
-    pub shutdown: Shutdown,
-    /// The change tracking that this program switched on stays on.
-    pub keep_change_tracking: bool,
-}
-
-/// Programs of a two-phase conversion, absolute; empty where one was not found (then [`crate::start`] refuses).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TwoPhasePrograms {
-    /// Serves disks of hypervisors and raw files.
-    pub nbdkit: PathBuf,
-    /// Serves images that have a format, and writes qcow2.
-    pub qemu_nbd: PathBuf,
-    /// Makes images and commits overlays.
-    pub qemu_img: PathBuf,
-    /// Converts the copies.
-    pub virt_v2v_in_place: PathBuf,
 }
 
 /// What the program knows of its surroundings, put in by the edge ([`crate::preflight::surroundings`]).

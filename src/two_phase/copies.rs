@@ -5,8 +5,7 @@
 //! does through a channel.
 
 use std::cell::Cell;
-use std::num::{NonZeroU64, NonZeroUsize};
-use std::os::unix::fs::FileTypeExt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,11 +20,10 @@ use crate::copy::reader::{Patience, ReadError, Reader, Serving};
 use crate::copy::target::file::{Allocation, FileTarget};
 use crate::copy::target::nbd_image::{Image, NbdTarget};
 use crate::copy::target::{Target, TargetError};
-use crate::copy::{self, Copied, CopyError, Shared, Told, Tuning};
+use crate::copy::{self, CopyError, Shared, Told, Tuning};
 use crate::domain::Placed;
 use crate::event::Event;
 use crate::export::{Files, Filters, Program};
-use crate::extent::{Extents, Kind};
 use crate::job::Job;
 use crate::log::chain;
 use crate::phase::{DiskPhase, Phase};
@@ -34,14 +32,14 @@ use crate::source::slots::{self, SlotError, Slots};
 use crate::source::{self, Opened, SourceError};
 use crate::throttle::bucket::Bucket;
 
+mod one;
+mod round;
+
+use one::{One, Room};
+pub(crate) use round::{Round, What};
+
 /// Memory for data, over all disks of a job. With it a job stays under 256 MiB whatever the size of its disks.
 const MEMORY: usize = 96 << 20;
-
-/// Changed areas begin and end at multiples of this, which every server reads.
-const BLOCK: NonZeroU64 = match NonZeroU64::new(4096) {
-    Some(block) => block,
-    None => NonZeroU64::MIN,
-};
 
 /// The copies did not all succeed.
 #[derive(Debug, thiserror::Error)]
@@ -95,42 +93,6 @@ impl From<TargetError> for CopiesError {
 impl From<LedgerError> for CopiesError {
     fn from(error: LedgerError) -> Self {
         Self::Copy(error.into())
-    }
-}
-
-/// What a round copies of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum What {
-    /// All that the ledger does not have.
-    Missing,
-    /// The same, and what changed since the rest was copied.
-    MissingAnd(Extents),
-    /// What changed since the round before; the ledger has the whole disk.
-    Changed(Extents),
-    /// All that the source holds otherwise than the ledger says: nobody can tell what changed.
-    Differing,
-}
-
-/// One round over all disks.
-#[derive(Debug)]
-pub(crate) struct Round {
-    /// From 0.
-    pub(crate) number: u32,
-    /// The machine is off, and nothing is copied after it.
-    pub(crate) last: bool,
-    /// It follows other rounds of this process.
-    pub(crate) follows: bool,
-    /// Of a machine that runs: whether a disk changed since is known by its change id, not by a mark.
-    pub(crate) warm: bool,
-    /// For each disk: what is copied, and from which change id on; `*` is all of it.
-    pub(crate) disks: Vec<(What, String)>,
-}
-
-impl Round {
-    /// The only round of a machine that is off.
-    pub(crate) fn only(disks: usize) -> Self {
-        let all = vec![(What::Missing, "*".to_owned()); disks];
-        Self { number: 0, last: true, follows: false, warm: false, disks: all }
     }
 }
 
@@ -349,97 +311,6 @@ impl Copies<'_> {
 
 fn shown(mark: &Option<String>) -> String {
     mark.clone().unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// One disk of a round.
-struct One {
-    disk: usize,
-    /// Its file in this round.
-    path: String,
-    last: bool,
-    job: Rc<copy::Job>,
-    tell: UnboundedSender<Event>,
-    room: Rc<Room>,
-}
-
-impl One {
-    fn say(&self, event: Event) {
-        // The other end is only gone when the stage is over.
-        drop(self.tell.send(event));
-    }
-
-    /// From its map to its checksum.
-    async fn copy(&self, what: What, since: String) -> Result<u64, CopyError> {
-        let disk = self.disk;
-        self.say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
-        let path = self.path.clone();
-        self.say(Event::RoundBegan { disk, path, change_id: since, at: now() });
-        let result = self.copy_what(what).await;
-        let told = match &result {
-            Ok((_, copied)) => Ok(copied.checksum().to_owned()),
-            Err(error) => Err(chain(error)),
-        };
-        self.say(Event::RoundEnded { disk, at: now(), last: self.last, result: told });
-        result.map(|(bytes, _)| bytes)
-    }
-
-    async fn copy_what(&self, what: What) -> Result<(u64, Copied), CopyError> {
-        let job = &self.job;
-        let copying = || self.say(Event::DiskEntered { disk: self.disk, phase: DiskPhase::Copying });
-        if let What::Changed(areas) = what {
-            copying();
-            // Servers read whole blocks.
-            let areas = areas.widen(BLOCK, job.ledger.identity().size);
-            let bytes = areas.covered_by(Kind::Data);
-            job.delta(areas).await?;
-            return Ok((bytes, job.seal().await?));
-        }
-        if let What::MissingAnd(changed) = &what {
-            job.forget(changed).await?;
-        }
-        let extents = job.reader.extents(job.ledger.identity().size).await?;
-        if let Some(text) = self.room.warning(job.target.path(), extents.covered_by(Kind::Data)) {
-            self.say(Event::Warning { text });
-        }
-        copying();
-        let bytes = extents.covered_by(Kind::Data);
-        if what != What::Differing {
-            return Ok((bytes, job.copy(extents).await?));
-        }
-        let differed = job.refresh(extents).await?;
-        tracing::info!("{}: {differed} bytes differed", job.reader.disk());
-        Ok((bytes, job.seal().await?))
-    }
-}
-
-/// Whether the data of all disks fit where they go. A full target pauses the copy; this says so hours before.
-struct Room {
-    needed: Cell<u64>,
-    free: Option<u64>,
-}
-
-impl Room {
-    fn new(placed: &[Placed]) -> Self {
-        let is_device = |path: &Path| path.metadata().is_ok_and(|data| data.file_type().is_block_device());
-        let file = placed.iter().find(|placed| !is_device(&placed.path));
-        let directory = file.and_then(|placed| placed.path.parent());
-        let free = directory.and_then(|directory| nix::sys::statvfs::statvfs(directory).ok());
-        let free = free.map(|system| system.blocks_available() * system.fragment_size());
-        Self { needed: Cell::new(0), free }
-    }
-
-    fn warning(&self, path: &Path, more: u64) -> Option<String> {
-        let needed = self.needed.get() + more;
-        self.needed.set(needed);
-        let free = self.free.filter(|free| *free < needed)?;
-        Some(format!(
-            "the file system of {} has {} MiB free, and up to {} MiB are to be copied: when it is full, the copy waits \
-             for room",
-            path.display(),
-            free >> 20,
-            needed >> 20
-        ))
-    }
 }
 
 fn event(disk: usize, news: Told) -> Event {
