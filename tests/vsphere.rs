@@ -9,6 +9,8 @@
 mod certificates;
 /// The scripted server's certificate and its clients.
 mod lab;
+/// The plan of a machine, running and off, and the job that it is a plan of.
+mod planned;
 /// Sessions that end, and servers that are slow, broken or bad.
 mod scripted;
 /// The scripted server.

@@ -23,10 +23,10 @@ use super::certificates::{Certificate, self_signed};
 use crate::exports::site::{have, nbdkit_with_vddk, private, raw_disk, run, skip};
 use crate::exports::{read_back, stop, try_serve};
 
-const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
+pub(super) const PASSWORD: &str = "Zx81-!pass <w>ord'\"&-7431";
 const NAME: &str = "My \"VM\" & 'ü' <1> 虚拟机";
 
-fn have_simulator() -> bool {
+pub(super) fn have_simulator() -> bool {
     have(&["go", "openssl"])
         && (Path::new("/usr/share/gocode/src/github.com/vmware/govmomi/simulator").is_dir()
             || skip("govmomi's simulator is not installed; packaging/install test"))
@@ -50,16 +50,16 @@ fn program() -> &'static Path {
 }
 
 /// A vCenter for one test.
-struct Vcenter {
+pub(super) struct Vcenter {
     simulator: Child,
-    address: String,
-    certificate: Certificate,
-    directory: tempfile::TempDir,
+    pub(super) address: String,
+    pub(super) certificate: Certificate,
+    pub(super) directory: tempfile::TempDir,
 }
 
 impl Vcenter {
     /// `machines` as the simulator's configuration has them.
-    fn start(machines: &Value, datacenters: u32) -> Self {
+    pub(super) fn start(machines: &Value, datacenters: u32) -> Self {
         let directory = private();
         let certificate = self_signed(directory.path(), "vcenter");
         let at = |name: &str| directory.path().join(name);
@@ -83,7 +83,7 @@ impl Vcenter {
     }
 
     /// A job as the worker gets it.
-    fn job(&self, name: &str, password: &str) -> Job {
+    pub(super) fn job(&self, name: &str, password: &str) -> Job {
         let document = json!({
             "vm_name": name,
             "transport_method": "vddk",
@@ -220,7 +220,7 @@ async fn a_running_machine_is_refused_and_leaves_another_mark() {
     assert_ne!(first, marks(vcenter.opened("DC0_H0_VM0").await.unwrap()));
 }
 
-async fn wait_for(session: &Vsphere, power: PowerState) -> vsphere::machine::Inventory {
+pub(super) async fn wait_for(session: &Vsphere, power: PowerState) -> vsphere::machine::Inventory {
     for _ in 0..500 {
         let machine = session.machine("DC0_H0_VM0").await.unwrap();
         if machine.power == power {
