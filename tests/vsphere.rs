@@ -13,6 +13,8 @@ mod changes;
 mod lab;
 /// Snapshots, tasks, power and changed areas against the scripted server.
 mod operations;
+/// The plan of a machine, running and off, and the job that it is a plan of.
+mod planned;
 /// Sessions that end, and servers that are slow, broken or bad.
 mod scripted;
 /// The scripted server.

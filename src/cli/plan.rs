@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
 use crate::document;
@@ -102,6 +103,6 @@ fn could_be_made(directory: &Path) -> std::io::Result<()> {
     let there = directory.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"));
     match there.is_dir() {
         true => Ok(access(there, AccessFlags::W_OK | AccessFlags::X_OK)?),
-        false => Err(std::io::ErrorKind::NotADirectory.into()),
+        false => Err(Errno::ENOTDIR.into()),
     }
 }

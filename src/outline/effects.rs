@@ -5,8 +5,9 @@ use std::path::Path;
 use super::Effect;
 use crate::job::Job;
 use crate::look::Seen;
-use crate::plan::{Destination, ShutdownMode, TwoPhase};
+use crate::plan::{Destination, ShutdownMode, Source, TwoPhase};
 use crate::source::local::device_name;
+use crate::source::slots;
 use crate::source::vsphere::machine::PowerState;
 use crate::warm::snapshots;
 
@@ -38,6 +39,13 @@ pub(super) fn effects(job: &Job, seen: &Seen) -> Vec<Effect> {
         };
         effects.push(directory(&overlays, false, "overlays; removed when they are committed"));
     }
+    if seen.exports.iter().any(|export| slots::host(export).is_some()) {
+        effects.push(directory(
+            &job.files.hosts(),
+            true,
+            "counts the disks that all jobs read from a host; stays",
+        ));
+    }
     effects.extend(of_destination(job, seen));
     if let Some(two_phase) = &job.plan.two_phase {
         effects.extend(of_source(job, two_phase, seen));
@@ -59,6 +67,11 @@ fn of_destination(job: &Job, seen: &Seen) -> Vec<Effect> {
         Destination::Kubevirt { directory } => return made("file", directory.display().to_string()),
     };
     let file = |name: String| effect("file", directory.join(name).display().to_string(), true, guest);
+    let name = match (&job.plan.source, &job.plan.two_phase) {
+        // virt-v2v takes the name that stands in the vmx file, and it alone reads it.
+        (Source::Ssh { .. }, None) => "<displayName of the vmx file>",
+        _ => name.as_str(),
+    };
     let disks = match &seen.guest {
         Some(guest) => {
             (0..guest.disks.len()).map(|disk| format!("{name}-{}", device_name("sd", disk))).collect()

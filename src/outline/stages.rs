@@ -44,7 +44,7 @@ pub(super) fn stages(job: &Job, reached: Option<Reached>, seen: &Seen) -> Vec<St
 fn one_phase(job: &Job) -> Stage {
     let mut does = Vec::new();
     match &job.plan.source {
-        Source::Ssh { .. } => does.push("an ssh-agent of the job's own holds the key".to_owned()),
+        Source::Ssh { .. } => does.extend(agent(job)),
         Source::Local(LocalSource::Disks(_)) => {
             does.push("the images are described to virt-v2v by a libvirt XML".to_owned());
         }
@@ -54,6 +54,11 @@ fn one_phase(job: &Job) -> Stage {
     let mut stage = stage("virt-v2v", does);
     stage.commands.push(commands::virt_v2v(job));
     stage
+}
+
+fn agent(job: &Job) -> Option<String> {
+    let is_ssh = matches!(job.plan.source, Source::Ssh { .. });
+    is_ssh.then(|| "an ssh-agent of the job's own holds the key".to_owned())
 }
 
 fn publish(job: &Job) -> Option<String> {
@@ -108,6 +113,7 @@ pub(super) fn switching_off(two_phase: &TwoPhase, seen: &Seen) -> Vec<String> {
 
 fn copy(job: &Job, two_phase: &TwoPhase, seen: &Seen, reached: Option<Reached>) -> Stage {
     let mut does = vec!["all disks are copied side by side, what is no data is left out".to_owned()];
+    does.extend(agent(job));
     does.extend(resumed(two_phase, reached));
     let mut stage = stage("copy", does);
     let programs = &two_phase.programs;

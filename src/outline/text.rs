@@ -73,19 +73,31 @@ fn guest(out: &mut String, guest: &Guest) {
         _ => "firmware unknown",
     };
     let text = format!(
-        "{}, {firmware}, {} CPUs, {}{os}",
+        "{}, {firmware}, {} {}, {}{os}",
         one_line(&guest.name, LONGEST_NAME),
         guest.cpus,
+        if guest.cpus == 1 { "CPU" } else { "CPUs" },
         size(guest.memory_bytes)
     );
     heading(out, "Guest", &[text]);
     columns(out, "Disks", &guest.disks.iter().map(disk).collect::<Vec<_>>());
-    for disk in &guest.disks {
-        if let Some(reason) = disk.verdict.as_ref().and_then(|verdict| verdict.reason.as_deref()) {
-            line(out, &format!("{}: {reason}", disk.label));
-        }
-    }
+    reasons(out, &guest.disks);
     columns(out, "NICs", &guest.nics.iter().map(nic).collect::<Vec<_>>());
+}
+
+/// Why disks cannot be copied warm; what is true of several is said once.
+fn reasons(out: &mut String, disks: &[Disk]) {
+    let reason = |disk: &Disk| disk.verdict.as_ref().and_then(|verdict| verdict.reason.clone());
+    let mut told: Vec<String> = Vec::new();
+    for why in disks.iter().filter_map(reason) {
+        if told.contains(&why) {
+            continue;
+        }
+        let alike = disks.iter().filter(|disk| reason(disk).as_ref() == Some(&why));
+        let labels: Vec<&str> = alike.map(|disk| disk.label.as_str()).collect();
+        line(out, &format!("{}: {why}", labels.join(", ")));
+        told.push(why);
+    }
 }
 
 fn disk(disk: &Disk) -> Vec<String> {
