@@ -5,7 +5,8 @@
 //! bytes    typed,      checked,  │                                           reply, CLI: readers only
 //!          lenient     complete  │
 //!                                ├ one-phase: source ─► convert (virt-v2v) ─► destination
-//!                                └ two-phase: source ─► copy ─► in_place (virt-v2v-in-place) ─► destination
+//!                                ├ two-phase: source ─► copy ─► in_place (virt-v2v-in-place) ─► destination
+//!                                └ warm:      source ─► copy, copy, … until the cutover ─► in_place ─► destination
 //! ```
 //!
 //! One way, no arrows back. The pure core takes values and gives values: [`document`], [`plan`], [`phase`],
@@ -19,19 +20,20 @@
 //! | [`daemon`], [`supervise`], [`run`], [`signals`] | the background: a supervisor, and its worker that runs the stages |
 //! | [`job`], [`journal`], [`undo`], [`sweep`], [`leftovers`] | a job's files, what it has begun, how that is undone |
 //! | [`look`], [`outline`] | a job that is only shown: what it would find, and what it would do |
+//! | [`footprint`], [`put_back`] | what a job has changed on the source machine (snapshots, change tracking, power), and who puts it back |
 //! | [`source`] | `local`, `ssh`, `vsphere`: what the guest is, and by what each disk is served |
 //! | [`convert`], [`v2v`], [`follow`], [`trace`] | virt-v2v and virt-v2v-in-place: arguments, logs, failures, their signals |
 //! | [`destination`] | where the guest goes |
 //! | [`process`], [`secret`], [`log`], [`site`] | tools, what is kept out of texts, the wrapper's log, the host's configuration |
 //! | [`throttle`] | limits of a running job |
 //!
-//! Two-phase, in the order of the bytes:
+//! Two-phase and warm, in the order of the bytes:
 //!
 //! | where | what |
 //! | --- | --- |
 //! | [`two_phase`] | the order of the stages, and jobs that go on with an earlier one |
 //! | [`export`], [`nbd`] | a source disk served by nbdkit or qemu-nbd, and our client of it |
-//! | [`warm`] | a machine that runs while it is copied: when the next round begins, and what clients ask for meanwhile |
+//! | [`warm`] | a machine that runs while it is copied: rounds of what changed, when the next one begins, what clients ask for meanwhile, and the cutover; why no change is lost is its first page |
 //! | [`copy`] | extents in, proven extents out: why a wrong disk cannot be reported as right is its first page |
 //! | [`in_place`], [`overlay`], [`qemu_img`] | conversion on overlays, and their commit |
 //! | [`domain`] | the guest as libvirt XML, for virt-v2v-in-place and for the user |

@@ -189,7 +189,7 @@ impl Site {
     }
 
     /// The same with arguments.
-    fn run_with(&self, arguments: &[&str], stdin: &[u8]) -> Output {
+    pub fn run_with(&self, arguments: &[&str], stdin: &[u8]) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
             .args(arguments)
             .env("VIRT_V2V_WRAPPER_CONFIG", self.path("config.toml"))

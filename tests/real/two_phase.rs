@@ -5,6 +5,8 @@
 mod copied;
 /// Sources that are not files of this host: a vCenter, a datastore over ssh.
 mod remote;
+/// A machine that runs and writes while it is copied.
+mod warm;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,8 @@
 //! (tests/rigs). The VDDK itself, its transports and its error texts are not tested here: it cannot be redistributed.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -47,16 +48,22 @@ fn rigs() -> &'static (PathBuf, PathBuf) {
     })
 }
 
-/// A vCenter with one switched-off machine, `DC0_H0_VM0`, and nbdkit taught the word `vddk`.
+/// A vCenter with one machine, `DC0_H0_VM0`, and nbdkit taught the word `vddk`.
 pub struct Vcenter {
     _server: Server,
+    control: PathBuf,
     uri: String,
     thumbprint: String,
 }
 
 impl Vcenter {
-    /// Serves these raw images as the machine's disks.
+    /// Serves these raw images as the disks of a machine that is switched off.
     pub fn start(site: &mut Site, disks: &[PathBuf]) -> Self {
+        Self::start_with(site, disks, json!({"off": true}))
+    }
+
+    /// The same with these keys of the simulator's configuration (tests/rigs/vcsim-cbt/main.go).
+    pub fn start_with(site: &mut Site, disks: &[PathBuf], mut machine: Value) -> Self {
         let (vcsim, plugin) = rigs();
         let (certificate, key) = (site.path("sim/cert.pem"), site.path("sim/key.pem"));
         lab::run(
@@ -82,8 +89,10 @@ impl Vcenter {
                 .arg(&certificate),
         );
         let thumbprint = String::from_utf8(print).unwrap().trim().rsplit('=').next().unwrap().to_owned();
-        let machines = json!([{"vm": "DC0_H0_VM0", "disks": disks, "guest": "debian10_64Guest", "memory": 1024, "off": true}]);
-        fs::write(site.path("sim/vms.json"), machines.to_string()).unwrap();
+        let common = json!({"vm": "DC0_H0_VM0", "disks": disks, "guest": "debian10_64Guest", "memory": 1024});
+        machine.as_object_mut().unwrap().extend(common.as_object().unwrap().clone());
+        fs::write(site.path("sim/vms.json"), json!([machine]).to_string()).unwrap();
+        let control = site.path("sim/control");
         fs::create_dir(site.path("sim/tmp")).unwrap();
         let mut server = Server::start(
             Command::new(vcsim)
@@ -94,6 +103,8 @@ impl Vcenter {
                 .arg(site.path("sim/root"))
                 .arg("-config")
                 .arg(site.path("sim/vms.json"))
+                .arg("-control")
+                .arg(&control)
                 .arg("-cert")
                 .arg(&certificate)
                 .arg("-key")
@@ -130,7 +141,17 @@ impl Vcenter {
             site.set(name, value);
         }
         let uri = format!("vpx://administrator%40vsphere.local@{address}/DC0/DC0_H0?no_verify=1");
-        Self { _server: server, uri, thumbprint }
+        Self { _server: server, control, uri, thumbprint }
+    }
+
+    /// What the machine looks like: power, directory, `snapshots`, `change_tracking`, `disks`.
+    pub fn machine(&self) -> Value {
+        let mut socket = UnixStream::connect(&self.control).unwrap();
+        write!(socket, "POST /dump HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 
     /// A client's document for the machine.
