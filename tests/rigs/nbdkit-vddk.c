@@ -34,6 +34,8 @@
  *           fail-larger BYTES  reads larger than this fail as they do when the server's memory is full
  *           delay-us N         reads sleep so long
  *           hold               reads wait until this line is gone
+ *                              Where a file of this name with .reads behind it exists, each read appends a line to it:
+ *                              the snapshot (or "live"), the file's name, offset, bytes.
  */
 #define _GNU_SOURCE
 #define NBDKIT_API_VERSION 2
@@ -245,8 +247,24 @@ static int64_t sim_get_size (void *h) { struct stat st; return fstat (FD, &st) =
 static int sim_can_multi_conn (void *h) { return 1; }
 static int sim_can_extents (void *h) { return 1; }
 
+/* Who wants to know has made the file. */
+static void note_read (uint32_t n, uint64_t off)
+{
+  const char *control = getenv ("VDDK_SIM_CONTROL"), *base = strrchr (file, '/');
+  char text[PATH_MAX];
+  int fd = -1, length;
+  if (control && snprintf (text, sizeof text, "%s.reads", control) < (int) sizeof text)
+    fd = open (text, O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd == -1) return;
+  length = snprintf (text, sizeof text, "%s %s %llu %u\n", snapshot ? snapshot : "live", base ? base + 1 : file,
+                     (unsigned long long) off, n);
+  if (write (fd, text, length) == -1) nbdkit_debug ("reads: %m");
+  close (fd);
+}
+
 static int sim_pread (void *h, void *buf, uint32_t n, uint64_t off, uint32_t flags)
 {
+  note_read (n, off);
   const char *e = getenv ("VDDK_SIM_FAIL_AT");
   struct control c = control ();
   while (c.hold) { usleep (20000); c = control (); }

@@ -30,6 +30,7 @@ import (
 //	fail-queries?n=N                     the next N QueryChangedDiskAreas fail
 //	slow-snapshots?seconds=S             each CreateSnapshot_Task takes so long
 //	slow-removals?seconds=S              each removal takes so long
+//	slow-reconfigs?seconds=S             each ReconfigVM_Task waits so long before it begins, and its answer too
 //	freeze?seconds=S                     no SOAP request is answered for so long
 //	expire-sessions                      all sessions are over
 //	reset-cbt?[vm=]                      no change id of before is valid
@@ -104,18 +105,14 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 	case "slow-removals":
 		d := seconds("seconds")
 		set = func() { s.faults.remove = d }
+	case "slow-reconfigs":
+		d := seconds("seconds")
+		set = func() { s.faults.reconfig = d }
 	case "freeze":
 		d := seconds("seconds")
 		set = func() { s.faults.frozen = time.Now().Add(d) }
 	case "reset-cbt":
-		set = func() {
-			m.epoch++
-			for k := range s.copies {
-				if strings.HasPrefix(k, m.ref.Value+"/") {
-					delete(s.copies, k)
-				}
-			}
-		}
+		set = func() { s.reset(m) }
 	case "expire-sessions":
 		err = s.expire()
 	case "power":
@@ -177,6 +174,16 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 		s.Unlock()
 	}
 	return
+}
+
+// reset begins change tracking anew, as switching it off does: no change id of before is valid. The caller holds the lock of s.
+func (s *sim) reset(m *machine) {
+	m.epoch++
+	for k := range s.copies {
+		if strings.HasPrefix(k, m.ref.Value+"/") {
+			delete(s.copies, k)
+		}
+	}
 }
 
 func (s *sim) power(m *machine, state string) (err error) {

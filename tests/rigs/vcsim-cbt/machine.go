@@ -297,7 +297,15 @@ func (s *sim) powered(ref types.ManagedObjectReference, state types.VirtualMachi
 		return
 	}
 	word := strings.ToLower(strings.TrimPrefix(string(state), "powered"))
+	s.Lock()
+	defer s.Unlock()
 	m.locked(func() {
+		if state == types.VirtualMachinePowerStatePoweredOff {
+			s.seq++
+			for _, d := range m.disks {
+				d.keep(m.copyOf(fmt.Sprint("off-", s.seq), d))
+			}
+		}
 		file := filepath.Join(m.dir, "power")
 		if err := os.WriteFile(file+".new", []byte(word), 0644); err != nil {
 			log.Print(err)
@@ -322,9 +330,18 @@ func (m *machine) setTools(vm *simulator.VirtualMachine, tools string) error {
 	}
 	m.tools = tools
 	g, su := vm.Guest, vm.Summary.Guest
+	g.GuestState = guestState(vm.Runtime.PowerState, running)
 	g.ToolsStatus, g.ToolsRunningStatus, g.ToolsVersionStatus, g.ToolsVersionStatus2 = status, string(running), string(version), string(version)
 	su.ToolsStatus, su.ToolsRunningStatus, su.ToolsVersionStatus, su.ToolsVersionStatus2 = status, string(running), string(version), string(version)
 	return nil
+}
+
+// guestState is what the tools say of the guest: "shuttingDown" only from ShutdownGuest on.
+func guestState(power types.VirtualMachinePowerState, tools types.VirtualMachineToolsRunningStatus) string {
+	if power == types.VirtualMachinePowerStatePoweredOn && tools == types.VirtualMachineToolsRunningStatusGuestToolsRunning {
+		return string(types.VirtualMachineGuestStateRunning)
+	}
+	return string(types.VirtualMachineGuestStateNotRunning)
 }
 
 // shutdownGuest answers at once, as vCenter does, and the guest takes its time, or never does it.
@@ -352,6 +369,7 @@ func (s *sim) shutdownGuest(w http.ResponseWriter, q *types.ShutdownGuest) {
 	if after < 0 {
 		return
 	}
+	simulator.Map.WithLock(vm, func() { vm.Guest.GuestState = string(types.VirtualMachineGuestStateShuttingDown) })
 	go func() {
 		time.Sleep(time.Duration(after * float64(time.Second)))
 		// Switched off in the meantime is as good.

@@ -60,8 +60,11 @@
 // into it. One snapshot is one sparse copy of every disk: keep images small.
 // GET /folder/<vm>/<disk>-flat.vmdk?dcPath=..&dsName=.. serves the raw files.
 //
-// CBT is real: QueryChangedDiskAreas compares the snapshot's copy with the copy
-// that the given changeId names (64 KiB blocks); "*" lists allocated extents.
+// CBT is real: QueryChangedDiskAreas lists the blocks of 64 KiB that differ between
+// any two states in a row, from the copy that the given changeId names to the
+// snapshot's: snapshots, and the disks whenever the VM went off. What was written and
+// written back is told, as VMware does; "*" lists allocated extents. Switching
+// tracking off makes all change ids void.
 //
 // Unlike a real one: RevertToSnapshot does not change the disks; removing a
 // snapshot takes the time it is told to, however much was written.
@@ -110,6 +113,7 @@ type faults struct {
 	removals         int  // so many RemoveSnapshot_Task fail
 	queries          int  // so many QueryChangedDiskAreas fail
 	snapshot, remove time.Duration
+	reconfig         time.Duration
 	frozen           time.Time // no answer before
 }
 
@@ -212,6 +216,9 @@ func (s *sim) UpdateObject(o mo.Reference, changes []types.PropertyChange) {
 	for _, c := range changes {
 		if c.Name == "runtime.powerState" {
 			vm.Config.ChangeVersion = now()
+			if vm.Guest != nil {
+				vm.Guest.GuestState = guestState(vm.Runtime.PowerState, types.VirtualMachineToolsRunningStatus(vm.Guest.ToolsRunningStatus))
+			}
 			s.powered(vm.Self, vm.Runtime.PowerState)
 		}
 	}
