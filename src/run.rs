@@ -28,7 +28,7 @@ use crate::{daemon, journal, source, state_file, supervise, undo};
 const BLOCKING_THREADS: usize = 8;
 
 /// From here on what was made is the user's.
-const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
+pub const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
 
 /// How the job ended: contract.md 2.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,7 +254,7 @@ fn close(job: &Job, mut recorder: Recorder, mut journal: Journal, ended: Result<
         Err(failure) => failure.cancelled.then_some(Entry::Cancelled),
     };
     // The guest is converted: a journal that cannot say so is no reason to lose it.
-    if let Some(Err(error)) = last.as_ref().map(|last| journal.record(last)) {
+    if let Some(Err(error)) = last.as_ref().map(|last| journal.record_once(last)) {
         tracing::error!("{}", chain(&error));
     }
     let mut entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {

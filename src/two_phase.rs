@@ -23,7 +23,7 @@ use crate::log::chain;
 use crate::phase::Phase;
 use crate::plan::TwoPhase;
 use crate::recorder::Recorder;
-use crate::run::{Failure, judge, private_directory};
+use crate::run::{self, Failure, judge, private_directory};
 use crate::signals::Signals;
 use crate::source::{self, Opened};
 use crate::throttle::Throttling;
@@ -66,6 +66,13 @@ pub struct Desk<'a> {
 /// All stages, and then the source is put back.
 pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Result<(), Failure> {
     let ended = stages(job, two_phase, &mut desk).await;
+    // Before the source is put back, which takes its time: from here on nothing of the migration is missing. A journal that
+    // cannot say so is no reason to lose it.
+    if ended.is_ok()
+        && let Err(error) = desk.journal.record(&run::SUCCEEDED)
+    {
+        tracing::error!("{}", chain(&error));
+    }
     machine::put_back(job, &mut desk, ended.is_ok()).await;
     ended
 }
