@@ -4,6 +4,10 @@
 //! into these files (tests/rigs). The oracle is all bytes of the files at the moment the machine went off.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+/// The source as it was found, however a job ends.
+mod as_found;
+/// Everything dies at any moment, and somebody goes on.
+mod killed;
 /// The vCenter, the guest, and jobs that move it.
 pub mod lab;
 /// The lab itself: what is measured with it is what it says.
