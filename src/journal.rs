@@ -100,6 +100,11 @@ pub enum Entry {
     Copied,
     /// The user cancelled the job: nothing of it is to stay.
     Cancelled,
+    /// The copies are about to change hands; in the journal of either job. Who has their directory has them, and the source.
+    Resuming {
+        /// The other job's tag.
+        tag: String,
+    },
     /// A later job took over the copies.
     ResumedBy {
         /// Its tag.

@@ -219,6 +219,48 @@ mod tests {
         }
     }
 
+    /// Invariant 5: a job that was undone long ago is removed, and a later one has made a guest of the same name.
+    #[test]
+    fn forgetting_a_job_that_was_undone_removes_nobodys_guest() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("guest-sda");
+        let entries = vec![
+            Entry::OutputDirectory {
+                path: directory.path().to_owned(),
+                guest_names: vec!["guest".into()],
+                existing: Vec::new(),
+            },
+            Entry::OutputFile { path: copy.clone() },
+            Entry::Resumable,
+        ];
+        touch(&copy);
+        let mut cancelled = entries.clone();
+        cancelled.push(Entry::Cancelled);
+        assert_eq!(forget(cancelled), Vec::<String>::new());
+        assert!(copy.exists());
+        assert_eq!(forget(entries), Vec::<String>::new());
+        assert!(!copy.exists(), "of a job that could have been resumed");
+    }
+
+    /// What `cleanup` reads stays until the source is as it was, whatever became of the job.
+    #[test]
+    fn what_puts_the_source_back_stays_as_long_as_it_is_needed() {
+        for end in [Entry::Cancelled, Entry::Succeeded { return_code: 0 }] {
+            let directory = tempfile::tempdir().unwrap();
+            let copies = directory.path().join("copies");
+            std::fs::create_dir(&copies).unwrap();
+            let files =
+                [kept_document::FILE, journal::PUT_AWAY, "disk-0.ledger"].map(|name| copies.join(name));
+            files.iter().for_each(|file| touch(file));
+            let mut entries = vec![Entry::Copies { directory: copies.clone() }, Entry::TrackingOn, end];
+            assert_eq!(undo(&entries), Vec::<String>::new());
+            assert_eq!(files.map(|file| file.exists()), [true, true, false], "{entries:?}");
+            entries.push(Entry::TrackingOff);
+            assert_eq!(remove_kept(&entries), Vec::<String>::new());
+            assert!(!copies.exists());
+        }
+    }
+
     #[test]
     fn only_what_this_job_made_is_removed() {
         let directory = tempfile::tempdir().unwrap();

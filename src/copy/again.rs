@@ -2,7 +2,7 @@
 //!
 //! None of this makes a chunk finished that was not: see the head of [`crate::copy`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use futures_util::StreamExt;
@@ -116,6 +116,17 @@ impl Job {
         }
         self.ledger.record(records).await?;
         Ok(partial)
+    }
+
+    /// Is every chunk that is open in these areas, whole? Then [`Self::delta`] copies all that is missing. An interrupted
+    /// delta leaves open chunks; that the next one lists them as well is the source's word.
+    pub fn is_delta(&self, changed: &Extents) -> bool {
+        let size = self.ledger.identity().size;
+        let spans = Spans::new(Rc::new(changed.clamp(size)), size, CHUNK, |_| true);
+        let whole: HashSet<u64> =
+            spans.filter(|span| span.is_whole(size)).flat_map(|span| span.chunks).collect();
+        (0..chunk::count(size))
+            .all(|index| self.ledger.standing(index) != Standing::Open || whole.contains(&index))
     }
 
     /// Chunks of which parts were written are hashed as they are on the target: each part was proven. To be called only

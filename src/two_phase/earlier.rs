@@ -181,11 +181,13 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
         // The machine may be off already.
         journal.record_once(&Entry::Cutover)?;
     }
-    // The last before the copies, with which the source is this job's.
+    let own = journal_of(files);
+    // From here until one of the two has them, the directory of the copies tells whose the source is.
+    journal.record(&Entry::Resuming { tag: files.tag.clone() })?;
+    Journal::open(&own)?.record(&Entry::Resuming { tag: job.files.tag.clone() })?;
     for entry in Footprint::of(&entries).entries() {
         journal.record(&entry)?;
     }
-    let own = journal_of(files);
     std::fs::rename(&from, &to).map_err(|source| EarlierError::File {
         what: "take over",
         path: from.clone(),
@@ -250,7 +252,7 @@ pub fn recall(directory: &Path) -> Result<(Known, Vec<(Placed, String)>), Earlie
     Ok((known, disks))
 }
 
-/// Whether a ledger says of any chunk that it is finished.
+/// Whether a ledger says of any chunk that it is finished, or was before parts of it were written again.
 pub fn has_finished(ledger: &Ledger) -> bool {
-    ledger.count(Standing::Flushed) > 0
+    ledger.count(Standing::Stale) > 0
 }

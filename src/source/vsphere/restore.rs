@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::error::ClientError;
 use super::machine::PowerState;
 use super::power::GuestState;
 use super::properties::Of;
@@ -182,7 +183,11 @@ async fn is_taking_snapshot(vsphere: &Vsphere, machine: &str) -> Result<bool, Op
         return Ok(false);
     }
     let wanted = [("Task", ["info.descriptionId", "info.state"].as_slice())];
-    let tasks = vsphere.client().properties(Of::Objects(&tasks), &wanted).await?;
+    let tasks = match vsphere.client().properties(Of::Objects(&tasks), &wanted).await {
+        // One of them was forgotten just now: it is looked again.
+        Err(ClientError::Fault { fault, .. }) if fault.is_not_found() => return Ok(true),
+        tasks => tasks?,
+    };
     Ok(tasks.iter().any(|task| {
         let is_snapshot = task.text("info.descriptionId").is_some_and(|id| id.contains("createSnapshot"));
         is_snapshot && matches!(task.text("info.state"), Some("queued" | "running"))

@@ -57,7 +57,9 @@ impl One {
     async fn copy_what(&self, what: What) -> Result<(u64, Copied), CopyError> {
         let job = &self.job;
         let copying = || self.say(Event::DiskEntered { disk: self.disk, phase: DiskPhase::Copying });
-        if let What::Changed(areas) = what {
+        if let What::Changed(areas) = &what
+            && job.is_delta(areas)
+        {
             copying();
             // Servers read whole blocks.
             let areas = areas.widen(BLOCK, job.ledger.identity().size);
@@ -65,7 +67,7 @@ impl One {
             job.delta(areas).await?;
             return Ok((bytes, job.seal().await?));
         }
-        if let What::MissingAnd(changed) = &what {
+        if let What::MissingAnd(changed) | What::Changed(changed) = &what {
             job.forget(changed).await?;
         }
         let extents = job.reader.extents(job.ledger.identity().size).await?;

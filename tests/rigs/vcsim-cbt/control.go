@@ -121,14 +121,7 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 		d := seconds("seconds")
 		set = func() { s.faults.frozen = time.Now().Add(d) }
 	case "reset-cbt":
-		set = func() {
-			m.epoch++
-			for k := range s.copies {
-				if strings.HasPrefix(k, m.ref.Value+"/") {
-					delete(s.copies, k)
-				}
-			}
-		}
+		set = func() { s.reset(m) }
 	case "expire-sessions":
 		err = s.expire()
 	case "power":
@@ -190,6 +183,16 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 		s.Unlock()
 	}
 	return
+}
+
+// reset begins change tracking anew, as switching it off does: no change id of before is valid. The caller holds the lock of s.
+func (s *sim) reset(m *machine) {
+	m.epoch++
+	for k := range s.copies {
+		if strings.HasPrefix(k, m.ref.Value+"/") {
+			delete(s.copies, k)
+		}
+	}
 }
 
 func (s *sim) power(m *machine, state string) (err error) {

@@ -22,7 +22,15 @@ func (s *sim) powered(ref types.ManagedObjectReference, state types.VirtualMachi
 		return
 	}
 	word := strings.ToLower(strings.TrimPrefix(string(state), "powered"))
+	s.Lock()
+	defer s.Unlock()
 	m.locked(func() {
+		if state == types.VirtualMachinePowerStatePoweredOff {
+			s.seq++
+			for _, d := range m.disks {
+				d.keep(m.copyOf(fmt.Sprint("off-", s.seq), d))
+			}
+		}
 		file := filepath.Join(m.dir, "power")
 		if err := os.WriteFile(file+".new", []byte(word), 0644); err != nil {
 			log.Print(err)

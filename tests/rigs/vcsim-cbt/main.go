@@ -61,8 +61,11 @@
 // into it. One snapshot is one sparse copy of every disk: keep images small.
 // GET /folder/<vm>/<disk>-flat.vmdk?dcPath=..&dsName=.. serves the raw files.
 //
-// CBT is real: QueryChangedDiskAreas compares the snapshot's copy with the copy
-// that the given changeId names (64 KiB blocks); "*" lists allocated extents.
+// CBT is real: QueryChangedDiskAreas lists the blocks of 64 KiB that differ between
+// any two states in a row, from the copy that the given changeId names to the
+// snapshot's: snapshots, and the disks whenever the VM went off. What was written and
+// written back is told, as VMware does; "*" lists allocated extents. Switching
+// tracking off makes all change ids void.
 //
 // Unlike a real one: RevertToSnapshot does not change the disks; removing a
 // snapshot takes the time it is told to, however much was written.

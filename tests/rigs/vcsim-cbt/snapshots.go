@@ -29,6 +29,8 @@ type disk struct {
 	late   bool     // the next snapshot shows no change id
 	plain  bool     // no snapshot holds it
 	shared bool     // no snapshot can be made
+	// Files that hold what it was at each snapshot and whenever the VM was switched off, oldest first.
+	history []string
 }
 
 // createSnapshot checks as vCenter does what can be checked at once; the rest is a task.
@@ -113,11 +115,7 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 			if d.plain {
 				continue
 			}
-			dst := m.copyOf(ref, d)
-			os.MkdirAll(filepath.Dir(dst), 0755)
-			if out, err := exec.Command("cp", "-L", "--sparse=always", d.raw, dst).CombinedOutput(); err != nil {
-				log.Printf("copy %s: %v %s", d.raw, err, out)
-			}
+			d.keep(m.copyOf(ref, d))
 		}
 	})
 	tracked := vm.Config.ChangeTrackingEnabled != nil && *vm.Config.ChangeTrackingEnabled
@@ -143,6 +141,15 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 		}
 	}
 	m.links()
+}
+
+// keep copies what the disk is now.
+func (d *disk) keep(dst string) {
+	os.MkdirAll(filepath.Dir(dst), 0755)
+	if out, err := exec.Command("cp", "-L", "--sparse=always", d.raw, dst).CombinedOutput(); err != nil {
+		log.Printf("copy %s: %v %s", d.raw, err, out)
+	}
+	d.history = append(d.history, dst)
 }
 
 // next is the first free name for a file of the chain, as ESXi counts.

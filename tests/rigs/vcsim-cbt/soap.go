@@ -115,6 +115,11 @@ func (s *sim) note(method *simulator.Method, answer *httptest.ResponseRecorder, 
 	}
 	if q, ok := method.Body.(*types.ReconfigVM_Task); ok {
 		ev.ChangeTracking = q.Spec.ChangeTrackingEnabled
+		s.Lock()
+		if m := s.machine(method.This); m != nil && ev.ChangeTracking != nil && !*ev.ChangeTracking && answer.Code == http.StatusOK {
+			s.reset(m)
+		}
+		s.Unlock()
 	}
 	why := ""
 	if answer.Code != http.StatusOK {
@@ -156,6 +161,15 @@ func task(w http.ResponseWriter, vm mo.Reference, method string, work func() (ty
 	t := simulator.CreateTask(vm, name+"Task", nil)
 	set := func(changes ...types.PropertyChange) {
 		simulator.Map.WithLock(t, func() { simulator.Map.Update(t, changes) })
+	}
+	if v, ok := vm.(*simulator.VirtualMachine); ok {
+		simulator.Map.WithLock(v, func() {
+			recent := append([]types.ManagedObjectReference{t.Self}, v.RecentTask...)
+			if len(recent) > 10 {
+				recent = recent[:10]
+			}
+			v.RecentTask = recent
+		})
 	}
 	set(types.PropertyChange{Name: "info.startTime", Val: time.Now()},
 		types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
