@@ -12,7 +12,6 @@ use super::soap::Element;
 use super::{FoundSnapshot, OperationError, Vsphere, VsphereError, operations};
 use crate::footprint::Footprint;
 use crate::journal::{Entry, Journal, JournalError};
-use crate::log::chain;
 
 /// What every snapshot of ours is called, before the job's tag (contract.md 6.3).
 pub const SNAPSHOT_NAME: &str = "v2v_cbt";
@@ -27,7 +26,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Vsphere(#[from] VsphereError),
     /// vSphere refused.
-    #[error("cannot {what}: {}", chain(.source))]
+    #[error("cannot {what}")]
     Refused {
         /// What.
         what: String,
@@ -114,14 +113,17 @@ pub async fn remove_snapshots(
     }
     let mut result = Ok(());
     for name in names {
+        let mut gone = true;
         // Two of one name can only both be ours.
         for snapshot in found.iter().filter(|snapshot| snapshot.name == *name) {
             tracing::info!("removing the snapshot {name:?} ({})", snapshot.moref);
             let removed = vsphere.remove_snapshot(&snapshot.moref, patience).await;
-            result =
-                result.and(removed.map_err(refused(format!("remove the snapshot {name:?} of {machine}"))));
+            gone &= removed.is_ok();
+            let removed = removed.map_err(refused(format!("remove the snapshot {name:?} of {machine}")));
+            result = removed.and(result);
         }
-        if result.is_ok() {
+        // One that stays says nothing of the others.
+        if gone {
             journal.record(&Entry::SnapshotGone { name: name.clone() })?;
         }
     }
