@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -85,7 +86,7 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 	if s.chunk > 0 && q.StartOffset+s.chunk < end {
 		end = q.StartOffset + s.chunk
 	}
-	areas := diff(cur, old, q.StartOffset, end)
+	areas := diff(m.versions(d, old, cur), q.StartOffset, end)
 	var out bytes.Buffer
 	fmt.Fprintf(&out, `<startOffset>%d</startOffset><length>%d</length>`, q.StartOffset, end-q.StartOffset)
 	for _, e := range areas {
@@ -102,40 +103,69 @@ func (m *machine) copyOf(snapshot string, d *disk) string {
 	return filepath.Join(m.dir, "kept", snapshot, fmt.Sprint(d.key))
 }
 
-// diff lists the blocks of cur in [from,to) that differ from old (or are not zero when old is "").
-func diff(cur, old string, from, to int64) (r [][2]int64) {
-	a, err := os.Open(cur)
-	if err != nil {
-		return
+// versions are the states of a disk from one to another: what was written in
+// between is told even where it is what it was by now, as a real host does.
+// The first is "" for a disk of zeroes.
+func (m *machine) versions(d *disk, old, cur string) []string {
+	r := []string{old}
+	between := false
+	for _, ref := range m.taken {
+		file := m.copyOf(ref, d)
+		if file == cur {
+			break
+		}
+		if _, err := os.Stat(file); between && err == nil {
+			r = append(r, file)
+		}
+		between = between || file == old
 	}
-	defer a.Close()
-	var b *os.File
-	if old != "" {
-		if b, err = os.Open(old); err != nil {
+	return append(r, cur)
+}
+
+// diff lists the blocks in [from,to) that differ from one version to the next.
+func diff(versions []string, from, to int64) (r [][2]int64) {
+	var files []io.ReaderAt
+	for _, name := range versions {
+		if name == "" {
+			files = append(files, zeroes{})
+			continue
+		}
+		f, err := os.Open(name)
+		if err != nil {
 			return
 		}
-		defer b.Close()
+		defer f.Close()
+		files = append(files, f)
 	}
 	x, y := make([]byte, block), make([]byte, block)
+	read := func(f io.ReaderAt, b []byte, o int64) {
+		for i := range b {
+			b[i] = 0
+		}
+		f.ReadAt(b, o)
+	}
 	for o := from; o < to; o += block {
 		l := int64(block)
 		if o+l > to {
 			l = to - o
 		}
-		for i := range y {
-			y[i] = 0
-		}
-		a.ReadAt(x[:l], o)
-		if b != nil {
-			b.ReadAt(y[:l], o)
-		}
-		if !bytes.Equal(x[:l], y[:l]) {
+		for n := 1; n < len(files); n++ {
+			read(files[n-1], x[:l], o)
+			read(files[n], y[:l], o)
+			if bytes.Equal(x[:l], y[:l]) {
+				continue
+			}
 			if n := len(r); n > 0 && r[n-1][0]+r[n-1][1] == o {
 				r[n-1][1] += l
 			} else {
 				r = append(r, [2]int64{o, l})
 			}
+			break
 		}
 	}
 	return
 }
+
+type zeroes struct{}
+
+func (zeroes) ReadAt(b []byte, _ int64) (int, error) { return len(b), nil }

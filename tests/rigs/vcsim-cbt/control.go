@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -32,6 +33,7 @@ import (
 //	slow-removals?seconds=S              each removal takes so long
 //	freeze?seconds=S                     no SOAP request is answered for so long
 //	expire-sessions                      all sessions are over
+//	certificate?cert=F&key=F             another one is shown from now on
 //	reset-cbt?[vm=]                      no change id of before is valid
 //	power?state=on|off[&vm=]             somebody switches the VM on or off
 //	guest?[tools=..][&shutdownAfter=S][&vm=]   as in the configuration
@@ -114,6 +116,14 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 				if strings.HasPrefix(k, m.ref.Value+"/") {
 					delete(s.copies, k)
 				}
+			}
+		}
+	case "certificate":
+		var c tls.Certificate
+		if c, err = tls.LoadX509KeyPair(q.Get("cert"), q.Get("key")); err == nil {
+			set = func() {
+				s.shown = &c
+				s.server.SetKeepAlivesEnabled(false) // who is connected has seen the old one
 			}
 		}
 	case "expire-sessions":

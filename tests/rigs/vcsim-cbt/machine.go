@@ -34,6 +34,7 @@ type vmConf struct {
 type diskConf struct {
 	File                                     string
 	CBT                                      *bool
+	Untracked                                bool
 	Independent, RDM, Multiwriter, Encrypted bool
 }
 
@@ -52,7 +53,8 @@ type machine struct {
 	ref    types.ManagedObjectReference
 	dir    string
 	disks  []*disk
-	epoch  int // of change ids
+	epoch  int      // of change ids
+	taken  []string // all snapshots there ever were
 	busy   bool
 	tools  string
 	after  float64 // seconds from ShutdownGuest to power off
@@ -241,7 +243,7 @@ func (s *sim) addDisk(vm *simulator.VirtualMachine, m *machine, c diskConf, bus 
 		v.Backing = rdm
 	}
 	vm.Config.Hardware.Device = append(vm.Config.Hardware.Device, &v)
-	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter, late: c.CBT != nil && !*c.CBT}
+	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter, late: c.CBT != nil && !*c.CBT, never: c.Untracked}
 	s.Lock()
 	m.disks = append(m.disks, d)
 	m.links()

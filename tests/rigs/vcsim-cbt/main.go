@@ -34,6 +34,7 @@
 //	disks          an array; each is the path of a raw file, or an object:
 //	                 file         the raw file
 //	                 cbt          false: the first snapshot shows no change id for it, later ones do
+//	                 untracked    true: no snapshot ever shows a change id for it
 //	                 independent  true: mode independent_persistent, so no snapshot holds it
 //	                 rdm          true: a raw device in physical mode, so no snapshot holds it
 //	                 multiwriter  true: shared, so no snapshot can be taken of the VM
@@ -61,7 +62,8 @@
 // GET /folder/<vm>/<disk>-flat.vmdk?dcPath=..&dsName=.. serves the raw files.
 //
 // CBT is real: QueryChangedDiskAreas compares the snapshot's copy with the copy
-// that the given changeId names (64 KiB blocks); "*" lists allocated extents.
+// that the given changeId names, and with those in between (64 KiB blocks); "*"
+// lists allocated extents.
 //
 // Unlike a real one: RevertToSnapshot does not change the disks; removing a
 // snapshot takes the time it is told to, however much was written.
@@ -101,6 +103,8 @@ type sim struct {
 	seq      int
 	faults   faults
 	events   events
+	server   *http.Server
+	shown    *tls.Certificate // in the place of -cert
 }
 
 // faults are what a test asked for (control.go).
@@ -175,9 +179,20 @@ func main() {
 				log.Fatal(err)
 			}
 			svc.TLS.Certificates = []tls.Certificate{c}
+			svc.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				s.Lock()
+				defer s.Unlock()
+				if s.shown == nil {
+					return nil, nil
+				}
+				return &tls.Config{Certificates: []tls.Certificate{*s.shown}}, nil
+			}
 		}
 	}
 	srv := svc.NewServer()
+	s.Lock()
+	s.server = srv.Config
+	s.Unlock()
 	next := srv.Config.Handler
 	srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/sdk") {

@@ -27,6 +27,7 @@ type disk struct {
 	files  []string // "[store] folder/name.vmdk", oldest first
 	frozen []string // snapshots' morefs
 	late   bool     // the next snapshot shows no change id
+	never  bool     // none does
 	plain  bool     // no snapshot holds it
 	shared bool     // no snapshot can be made
 }
@@ -98,6 +99,7 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 	}
 	s.seq++
 	ref := sn.Self.Value
+	m.taken = append(m.taken, ref)
 	// What the snapshot shows is not what the VM will be: own devices, with the files of now.
 	devs := make([]types.BaseVirtualDevice, len(sn.Config.Hardware.Device))
 	for i, dev := range sn.Config.Hardware.Device {
@@ -126,7 +128,7 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 			continue
 		}
 		id := ""
-		if tracked && !d.late {
+		if tracked && !d.late && !d.never {
 			id = s.changeID(m, d.key)
 			s.copies[copyKey(m.ref.Value, d.key, id)] = m.copyOf(ref, d)
 		}
