@@ -7,6 +7,7 @@
 //! * `source`, `destination`, `network`, `warm` and `general` each judge their keys
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,7 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         virtio_win: general::virtio_win(document.virtio_win.take(), &mut findings)
             .or_else(|| site.virtio_win.clone()),
         libguestfs_backend_settings: site.libguestfs_backend_settings.clone(),
+        patience_percent: site.patience_percent,
     };
     let throttling = document.throttling.take();
     let limits_expected = general::limits_expected(throttling.is_some(), host, site);
@@ -369,6 +371,15 @@ pub struct Tools {
     pub virtio_win: Option<PathBuf>,
     /// Set as `LIBGUESTFS_BACKEND_SETTINGS`.
     pub libguestfs_backend_settings: Option<String>,
+    /// See [`Tools::patience`].
+    pub patience_percent: u32,
+}
+
+impl Tools {
+    /// How long this host waits for what is slow or fails, where it is usually waited `usual`.
+    pub fn patience(&self, usual: Duration) -> Duration {
+        usual * self.patience_percent / 100
+    }
 }
 
 #[cfg(test)]

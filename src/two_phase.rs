@@ -302,7 +302,11 @@ impl Desk<'_> {
             self.note(&Entry::Resumable)?;
             *resumable = true;
         }
-        self.recorder.apply(event);
+        match event {
+            // A phase may be over sooner than the file would be written by itself, and clients wait for each of them.
+            Event::Entered(_) => self.recorder.apply_now(event),
+            _ => self.recorder.apply(event),
+        }
         Ok(())
     }
 }

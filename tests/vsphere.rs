@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 /// Certificates made by openssl.
-mod certificates;
+pub mod certificates;
 /// Which areas of a disk changed, as hosts really tell it.
 mod changes;
 /// The scripted server's certificate and its clients.

@@ -12,5 +12,19 @@ mod killed;
 pub mod lab;
 /// The lab itself: what is measured with it is what it says.
 mod lab_itself;
+/// What the tests of lessons have in common.
+mod lessons;
+/// What clients of the old program see.
+mod lessons_clients;
+/// The one copy of a machine that ran.
+mod lessons_cold;
+/// From the last round to the machine that is off.
+mod lessons_cutover;
+/// Connections that end, hang or are refused.
+mod lessons_network;
+/// Rounds that go wrong.
+mod lessons_rounds;
+/// Snapshots that cannot be taken, removed or used.
+mod lessons_snapshots;
 /// Whole migrations.
 mod whole;

@@ -2,7 +2,7 @@
 //!
 //! None of this makes a chunk finished that was not: see the head of [`crate::copy`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use futures_util::StreamExt;
@@ -118,17 +118,6 @@ impl Job {
         Ok(partial)
     }
 
-    /// Is every chunk that is open in these areas, whole? Then [`Self::delta`] copies all that is missing. An interrupted
-    /// delta leaves open chunks; that the next one lists them as well is the source's word.
-    pub fn is_delta(&self, changed: &Extents) -> bool {
-        let size = self.ledger.identity().size;
-        let spans = Spans::new(Rc::new(changed.clamp(size)), size, CHUNK, |_| true);
-        let whole: HashSet<u64> =
-            spans.filter(|span| span.is_whole(size)).flat_map(|span| span.chunks).collect();
-        (0..chunk::count(size))
-            .all(|index| self.ledger.standing(index) != Standing::Open || whole.contains(&index))
-    }
-
     /// Chunks of which parts were written are hashed as they are on the target: each part was proven. To be called only
     /// when all parts that were announced are written.
     pub async fn digest_stale(&self) -> Result<(), CopyError> {
@@ -147,6 +136,18 @@ impl Job {
             self.ledger.record(records.collect()).await?;
         }
         Ok(())
+    }
+
+    /// What changed, and all of each chunk that a delta before this one began to write and did not finish. What was to be
+    /// copied then changed since, too, so it is listed again; but maybe not in the same pieces, and a chunk that was listed
+    /// as a whole then must not be completed by a part.
+    pub fn and_unfinished(&self, changed: &Extents) -> Extents {
+        let size = self.ledger.identity().size;
+        let chunks = 0..chunk::count(size);
+        let unfinished = chunks.filter(|index| self.ledger.standing(*index) < Standing::Flushed);
+        let unfinished =
+            unfinished.map(|index| Extent::new(index * CHUNK, chunk::length(index, size), Kind::Data));
+        Extents::normalize(changed.iter().chain(unfinished))
     }
 
     /// Before a copy that was interrupted goes on with a newer state of the source: what changed in between is to be

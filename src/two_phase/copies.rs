@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::JoinSet;
 
 use super::earlier;
 use crate::copy::ledger::{Identity, Ledger, LedgerError};
@@ -20,20 +19,19 @@ use crate::copy::reader::{Patience, ReadError, Reader, Serving};
 use crate::copy::target::file::{Allocation, FileTarget};
 use crate::copy::target::nbd_image::{Image, NbdTarget};
 use crate::copy::target::{Target, TargetError};
-use crate::copy::{self, CopyError, Shared, Told, Tuning};
+use crate::copy::{self, CopyError, Shared, Told};
 use crate::domain::Placed;
 use crate::event::Event;
 use crate::export::{Files, Filters, Program};
 use crate::job::Job;
-use crate::log::chain;
-use crate::phase::{DiskPhase, Phase};
+use crate::phase::DiskPhase;
 use crate::plan::{DiskFormat, TwoPhase};
 use crate::source::slots::{self, SlotError, Slots};
 use crate::source::{self, Opened, SourceError};
-use crate::throttle::bucket::Bucket;
 
 mod one;
 mod round;
+mod side_by_side;
 
 use one::{One, Room};
 pub(crate) use round::{Round, What};
@@ -58,10 +56,10 @@ pub enum CopiesError {
         found: String,
     },
     /// It cannot be asked whether the disks changed.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Source(#[from] SourceError),
     /// The readers of a host cannot be counted.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Slots(#[from] SlotError),
     /// A disk changed while it was copied.
     #[error(
@@ -110,65 +108,6 @@ pub(crate) struct Copies<'a> {
 }
 
 impl Copies<'_> {
-    /// All of it, and for each disk how many bytes of data that were, or why not all of them are copied; the checksums are
-    /// told by events. In the last round the first failure ends it.
-    pub(crate) async fn run(&self, limit: Bucket) -> Result<Vec<Result<u64, CopyError>>, CopiesError> {
-        let programs = &self.two_phase.programs;
-        let filters = match self.opened.disks.iter().any(|disk| disk.export.program() == Program::Nbdkit) {
-            true => Filters::probe(&programs.nbdkit, &self.job.files.tag).await,
-            false => Filters::default(),
-        };
-        let _slots = self.take_slots().await?;
-        // One memory of the host behind all disks: what one cannot read at once, the others cannot either.
-        let smallest = self.opened.disks.iter().map(|disk| disk.read_size).min().unwrap_or(1 << 20);
-        let read_size = Rc::new(Cell::new(smallest));
-        let shared = Shared::new(MEMORY, Tuning::default(), limit);
-        let mut jobs = Vec::new();
-        for disk in 0..self.opened.disks.len() {
-            let reader = self.reader(filters, disk, Rc::clone(&read_size));
-            jobs.push(self.prepare(disk, reader, &shared).await?);
-            if !self.round.follows {
-                self.enter(disk, DiskPhase::Created);
-            }
-        }
-        let Round { number, last, .. } = *self.round;
-        self.say(Event::Entered(Phase::PreCopy { round: number, last }));
-        let room = Rc::new(Room::new(self.placed));
-        let mut running = JoinSet::new();
-        for (disk, (job, (what, since))) in jobs.iter().zip(&self.round.disks).enumerate() {
-            let path = self.opened.disks[disk].export.disk();
-            let (job, tell, room) = (Rc::clone(job), self.tell.clone(), Rc::clone(&room));
-            let one = One { disk, path, last, job, tell, room };
-            let (what, since) = (what.clone(), since.clone());
-            running.spawn_local(async move { (disk, one.copy(what, since).await) });
-        }
-        let stopped = || Err(CopyError::Stopped { disk: "a disk".to_owned() });
-        let mut results: Vec<_> = jobs.iter().map(|_| stopped()).collect();
-        while let Some(ended) = running.join_next().await {
-            match ended {
-                // The others are dropped with the set; what they finished is in their ledgers.
-                Ok((_, Err(error))) if last => return Err(error.into()),
-                Ok((disk, result)) => results[disk] = result,
-                Err(_) if last => return Err(CopyError::Stopped { disk: "a disk".to_owned() }.into()),
-                Err(_) => {}
-            }
-        }
-        for (job, result) in jobs.into_iter().zip(&mut results) {
-            let closed = match Rc::into_inner(job) {
-                Some(job) => job.close().await,
-                None => Err(CopyError::Stopped { disk: "a disk".to_owned() }),
-            };
-            // What is not durable is not copied.
-            if let (true, Err(error)) = (result.is_ok(), closed) {
-                *result = Err(error);
-            }
-        }
-        if last && let Some(position) = results.iter().position(Result::is_err) {
-            results.swap_remove(position)?;
-        }
-        Ok(results)
-    }
-
     /// As many readers as the host of the disks bears, over all jobs.
     async fn take_slots(&self) -> Result<Option<Slots>, CopiesError> {
         let disks = &self.opened.disks;
@@ -203,20 +142,22 @@ impl Copies<'_> {
             number: disk as u32,
             connections: NonZeroUsize::new(source.connections).unwrap_or(NonZeroUsize::MIN),
         };
-        Reader::new(serving, Patience::default(), read_size)
+        let tools = &self.job.plan.tools;
+        Reader::new(serving, Patience::default().times(|usual| tools.patience(usual)), read_size)
     }
 
-    /// Source, target and ledger of one disk.
+    /// Source, target and ledger of one disk whose source is open.
     async fn prepare(
         &self,
         disk: usize,
         reader: Reader,
+        size: u64,
         shared: &Shared,
     ) -> Result<Rc<copy::Job>, CopiesError> {
         let placed = &self.placed[disk];
         let identity = Identity {
             source: self.opened.guest.disks[disk].path.clone(),
-            size: reader.open().await?,
+            size,
             mark: self.opened.disks[disk].mark.clone(),
             target: placed.path.clone(),
             format: placed.format,

@@ -169,6 +169,8 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
         match entry {
             Entry::OutputFile { .. } | Entry::Resumable => journal.record_once(entry)?,
             Entry::Copied if stage != Stage::Copying => journal.record_once(entry)?,
+            // Nobody asks for it again.
+            Entry::Cutover if journal::cut_over(&entries) => journal.record_once(entry)?,
             // Of a conversion that does not count any more: they go with this job.
             Entry::Converted { overlays, .. } if stage == Stage::Copying => {
                 journal.record_once(&Entry::OverlayDirectory { path: overlays.clone() })?;

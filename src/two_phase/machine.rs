@@ -50,8 +50,8 @@ pub(super) async fn switch_off(
         let entry = Entry::Machine { moref: machine.moref.clone() };
         journal.record_once(&entry).map_err(|error| Failure::broken(&error))?;
         let shutdown = &two_phase.shutdown;
-        let off =
-            Off { vsphere: &vsphere, machine: &machine.moref, guest: &machine.guest, shutdown, tell: &tell };
+        let (moref, guest, tools) = (&machine.moref, &machine.guest, &job.plan.tools);
+        let off = Off { vsphere: &vsphere, machine: moref, guest, shutdown, tools, tell: &tell };
         off.reach(&mut journal).await.map_err(failed)
     };
     let off = desk.attend(throttling, events, stage).await;

@@ -16,6 +16,8 @@ use crate::two_phase::{Known, earlier};
 pub(crate) struct Begun {
     pub(crate) known: Known,
     pub(crate) book: Book,
+    /// What the user should know.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Looks at the machine, and changes nothing. `own` are snapshots of this migration that may be there.
@@ -37,6 +39,7 @@ pub(crate) async fn begin(
         _ => Begun {
             book: Book::new(machine.moref.clone(), machine.backings.len()),
             known: Known { guest: machine.guest.clone(), domain: None },
+            notes: verdict::notes(&machine),
         },
     };
     Ok(begun)
@@ -76,7 +79,7 @@ pub(crate) async fn has_tools(
 
 fn gone_on_with(machine: &Inventory, known: Known, book: Book) -> Result<Begun, WarmError> {
     match book.machine == machine.moref && book.disks.len() == known.guest.disks.len() {
-        true => Ok(Begun { known, book }),
+        true => Ok(Begun { known, book, notes: verdict::notes(machine) }),
         false => Err(WarmError::OtherMachine {
             name: machine.guest.name.clone(),
             copied: book.machine,

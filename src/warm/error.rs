@@ -2,7 +2,6 @@
 
 use crate::copy::CopyError;
 use crate::journal::JournalError;
-use crate::log::chain;
 use crate::source::vsphere::inventory::InventoryError;
 use crate::source::vsphere::task::TaskError;
 use crate::source::vsphere::{OperationError, VsphereError};
@@ -15,10 +14,10 @@ use super::book::BookError;
 #[derive(Debug, thiserror::Error)]
 pub enum WarmError {
     /// The machine.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Vsphere(#[from] VsphereError),
     /// Something was to be done with it.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Operation(#[from] OperationError),
     /// Not all disks can be copied warm.
     #[error(
@@ -77,7 +76,7 @@ pub enum WarmError {
         found: String,
     },
     /// What an earlier job left.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Earlier(#[from] EarlierError),
     /// Own snapshots that cannot be removed pile up.
     #[error(
@@ -130,16 +129,16 @@ pub enum WarmError {
         name: String,
     },
     /// The last round. Begins with the contract's words (6.3).
-    #[error("Error during final copy iteration: {}", chain(.0))]
+    #[error("Error during final copy iteration")]
     Last(#[source] Box<WarmError>),
     /// A disk cannot be copied, and another round would not help.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Copies(#[from] CopiesError),
     /// The book.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Book(#[from] BookError),
     /// The journal.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Journal(#[from] JournalError),
 }
 

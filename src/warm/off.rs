@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::guest::Guest;
 use crate::journal::{Entry, Journal};
 use crate::log::chain;
-use crate::plan::{Shutdown, ShutdownMode};
+use crate::plan::{self, Shutdown, ShutdownMode};
 use crate::source::vsphere::machine::PowerState;
 use crate::source::vsphere::{Tools, Vsphere};
 
@@ -30,6 +30,8 @@ pub(crate) struct Off<'a> {
     pub(crate) machine: &'a str,
     pub(crate) guest: &'a Guest,
     pub(crate) shutdown: &'a Shutdown,
+    /// Of this host: how long it is patient.
+    pub(crate) tools: &'a plan::Tools,
     pub(crate) tell: &'a UnboundedSender<Event>,
 }
 
@@ -81,16 +83,17 @@ impl Off<'_> {
     /// The guest is asked, and after a while not asked any more.
     async fn shut_down(&self, journal: &mut Journal) -> Result<(), WarmError> {
         journal.record(&Entry::SwitchedOff)?;
+        let patience = self.tools.patience(GUEST_PATIENCE);
         if let Err(error) = self.vsphere.shut_down_guest(self.machine).await {
             tracing::warn!("the guest cannot be shut down: {}", chain(&error));
-        } else if self.wait_for("to shut down", Some(GUEST_PATIENCE)).await? {
+        } else if self.wait_for("to shut down", Some(patience)).await? {
             return Ok(());
         }
         drop(self.tell.send(Event::Warning {
             text: format!(
                 "VM \"{}\" did not shut down within {} s and was switched off",
                 self.guest.name,
-                GUEST_PATIENCE.as_secs()
+                patience.as_secs()
             ),
         }));
         self.vsphere.power_off(self.machine).await?;
@@ -107,7 +110,9 @@ impl Off<'_> {
                 Ok(power) if power.state == PowerState::Off => break true,
                 Ok(_) => seen = Instant::now(),
                 // People take their time, and meanwhile a vCenter may be restarted.
-                Err(error) if seen.elapsed() < LOST_PATIENCE => tracing::warn!("{}", chain(&error)),
+                Err(error) if seen.elapsed() < self.tools.patience(LOST_PATIENCE) => {
+                    tracing::warn!("{}", chain(&error))
+                }
                 Err(error) => return Err(error.into()),
             }
             if patience.is_some_and(|patience| began.elapsed() >= patience) {

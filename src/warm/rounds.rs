@@ -105,6 +105,7 @@ impl Warm<'_> {
             machine: &self.book.machine,
             guest: &self.known.guest,
             shutdown: &self.two_phase.shutdown,
+            tools: &self.job.plan.tools,
             tell: &self.tell,
         };
         off.reach(&mut self.journal).await?;

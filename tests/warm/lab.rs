@@ -171,6 +171,11 @@ impl Lab {
 
     /// Waits for the last state, looks at all that were seen, and gives it.
     pub fn end(&self, job: &mut Job) -> Value {
+        self.states(job).pop().unwrap()
+    }
+
+    /// The same; gives all that were seen.
+    pub fn states(&self, job: &mut Job) -> Vec<Value> {
         let last = job.wait_finished(LIMIT);
         assert!(last.is_some(), "no last state: {:?}", job.last_state());
         let left = job.gone_within(LIMIT);
@@ -185,7 +190,7 @@ impl Lab {
         }
         let broken = always::states(&seen);
         assert!(broken.is_empty(), "{}", broken.join("\n"));
-        seen.states.last().unwrap().clone()
+        seen.states
     }
 }
 

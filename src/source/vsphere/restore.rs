@@ -17,7 +17,6 @@ use super::soap::Element;
 use super::{FoundSnapshot, OperationError, Vsphere, VsphereError, operations};
 use crate::footprint::Footprint;
 use crate::journal::{Entry, Journal, JournalError};
-use crate::log::chain;
 
 /// What every snapshot of ours is called, before the job's tag (contract.md 6.3).
 pub const SNAPSHOT_NAME: &str = "v2v_cbt";
@@ -37,7 +36,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Vsphere(#[from] VsphereError),
     /// vSphere refused.
-    #[error("cannot {what}: {}", chain(.source))]
+    #[error("cannot {what}")]
     Refused {
         /// What.
         what: String,

@@ -57,17 +57,15 @@ impl One {
     async fn copy_what(&self, what: What) -> Result<(u64, Copied), CopyError> {
         let job = &self.job;
         let copying = || self.say(Event::DiskEntered { disk: self.disk, phase: DiskPhase::Copying });
-        if let What::Changed(areas) = &what
-            && job.is_delta(areas)
-        {
+        if let What::Changed(areas) = what {
             copying();
             // Servers read whole blocks.
-            let areas = areas.widen(BLOCK, job.ledger.identity().size);
+            let areas = job.and_unfinished(&areas).widen(BLOCK, job.ledger.identity().size);
             let bytes = areas.covered_by(Kind::Data);
             job.delta(areas).await?;
             return Ok((bytes, job.seal().await?));
         }
-        if let What::MissingAnd(changed) | What::Changed(changed) = &what {
+        if let What::MissingAnd(changed) = &what {
             job.forget(changed).await?;
         }
         let extents = job.reader.extents(job.ledger.identity().size).await?;

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -36,6 +37,7 @@ import (
 //	slow-reconfigs?seconds=S             each ReconfigVM_Task waits so long before it begins, and its answer too
 //	freeze?seconds=S                     no SOAP request is answered for so long
 //	expire-sessions                      all sessions are over
+//	certificate?cert=F&key=F             another one is shown from now on
 //	reset-cbt?[vm=]                      no change id of before is valid
 //	power?state=on|off[&vm=]             somebody switches the VM on or off
 //	guest?[tools=..][&shutdownAfter=S][&vm=]   as in the configuration
@@ -122,6 +124,14 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 		set = func() { s.faults.frozen = time.Now().Add(d) }
 	case "reset-cbt":
 		set = func() { s.reset(m) }
+	case "certificate":
+		var c tls.Certificate
+		if c, err = tls.LoadX509KeyPair(q.Get("cert"), q.Get("key")); err == nil {
+			set = func() {
+				s.shown = &c
+				s.server.SetKeepAlivesEnabled(false) // who is connected has seen the old one
+			}
+		}
 	case "expire-sessions":
 		err = s.expire()
 	case "power":

@@ -30,6 +30,7 @@ type vmConf struct {
 type diskConf struct {
 	File                                     string
 	CBT                                      *bool
+	Untracked                                bool
 	Independent, RDM, Multiwriter, Encrypted bool
 }
 
@@ -240,7 +241,7 @@ func (s *sim) addDisk(vm *simulator.VirtualMachine, m *machine, c diskConf, bus 
 		v.Backing = rdm
 	}
 	vm.Config.Hardware.Device = append(vm.Config.Hardware.Device, &v)
-	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter}
+	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter, never: c.Untracked}
 	s.Lock()
 	m.disks = append(m.disks, d)
 	m.links()

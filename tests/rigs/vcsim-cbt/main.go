@@ -35,6 +35,7 @@
 //	disks          an array; each is the path of a raw file, or an object:
 //	                 file         the raw file
 //	                 cbt          false: the next snapshot shows no change id for it, later ones do
+//	                 untracked    true: no snapshot ever shows a change id for it
 //	                 independent  true: mode independent_persistent, so no snapshot holds it
 //	                 rdm          true: a raw device in physical mode, so no snapshot holds it
 //	                 multiwriter  true: shared, so no snapshot can be taken of the VM
@@ -105,6 +106,8 @@ type sim struct {
 	seq      int
 	faults   faults
 	events   events
+	server   *http.Server
+	shown    *tls.Certificate // in the place of -cert
 }
 
 // faults are what a test asked for (control.go).
@@ -182,9 +185,20 @@ func main() {
 				log.Fatal(err)
 			}
 			svc.TLS.Certificates = []tls.Certificate{c}
+			svc.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				s.Lock()
+				defer s.Unlock()
+				if s.shown == nil {
+					return nil, nil
+				}
+				return &tls.Config{Certificates: []tls.Certificate{*s.shown}}, nil
+			}
 		}
 	}
 	srv := svc.NewServer()
+	s.Lock()
+	s.server = srv.Config
+	s.Unlock()
 	next := srv.Config.Handler
 	srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/sdk") {

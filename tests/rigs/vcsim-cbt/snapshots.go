@@ -27,6 +27,7 @@ type disk struct {
 	files  []string // "[store] folder/name.vmdk", oldest first
 	frozen []string // snapshots' morefs
 	late   bool     // the next snapshot shows no change id
+	never  bool     // none does
 	plain  bool     // no snapshot holds it
 	shared bool     // no snapshot can be made
 	// Files that hold what it was at each snapshot and whenever the VM was switched off, oldest first.
@@ -124,7 +125,7 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 			continue
 		}
 		id := ""
-		if tracked && !d.late {
+		if tracked && !d.late && !d.never {
 			id = s.changeID(m, d.key)
 			s.copies[copyKey(m.ref.Value, d.key, id)] = m.copyOf(ref, d)
 		}
