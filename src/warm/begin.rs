@@ -29,7 +29,9 @@ pub(crate) async fn begin(
     tracing::info!("VM {:?} is {} with {} disks", machine.guest.name, machine.moref, machine.backings.len());
     let snapshots = vsphere.snapshots(&machine.moref).await?;
     let verdicts = verdict::verdicts(&machine, &snapshots, &|name| own.iter().any(|own| own == name));
-    fits(&machine, &verdicts)?;
+    if let Some(error) = unfit(&machine, &verdicts) {
+        return Err(error);
+    }
     has_tools(two_phase, vsphere, &machine).await?;
     let begun = match (earlier::known(directory)?, Book::read(directory)?) {
         (Some(known), Some(book)) => gone_on_with(&machine, known, book)?,
@@ -41,17 +43,15 @@ pub(crate) async fn begin(
     Ok(begun)
 }
 
-/// Can all disks be copied while the machine runs?
-pub(crate) fn fits(machine: &Inventory, verdicts: &[DiskVerdict]) -> Result<(), WarmError> {
+/// Why not all disks can be copied while the machine runs, if they cannot.
+pub(crate) fn unfit(machine: &Inventory, verdicts: &[DiskVerdict]) -> Option<WarmError> {
     let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
         Verdict::Warm => None,
         Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
     });
     let reasons: Vec<String> = unfit.collect();
-    if reasons.is_empty() {
-        return Ok(());
-    }
-    Err(WarmError::Unfit { name: machine.guest.name.clone(), reasons: reasons.join("; ") })
+    let name = machine.guest.name.clone();
+    (!reasons.is_empty()).then(|| WarmError::Unfit { name, reasons: reasons.join("; ") })
 }
 
 /// What `snapshot_quiesce: require` needs.
