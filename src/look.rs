@@ -15,7 +15,7 @@ use crate::footprint::Footprint;
 use crate::guest::Guest;
 use crate::in_place::{self, Replay};
 use crate::job::Job;
-use crate::journal;
+use crate::journal::{self, JournalError};
 use crate::log::chain;
 use crate::plan::{Plan, ShutdownMode, Source, TwoPhase};
 use crate::preflight::{self, Room};
@@ -240,7 +240,7 @@ async fn snapshots(
 }
 
 /// Snapshots of the job that is resumed.
-fn own_snapshots(job: &Job) -> Result<Vec<String>, WarmError> {
+fn own_snapshots(job: &Job) -> Result<Vec<String>, JournalError> {
     let Some(files) = &job.earlier else { return Ok(Vec::new()) };
     Ok(Footprint::of(&journal::read(&earlier::journal_of(files))?).snapshots)
 }
@@ -256,10 +256,9 @@ async fn judge(
     let (name, moref) = (machine.guest.name.clone(), machine.moref.clone());
     let never = two_phase.shutdown.mode == ShutdownMode::Never;
     if two_phase.warm.is_some() {
-        for fits in [begin::fits(machine, verdicts), begin::has_tools(two_phase, vsphere, machine).await] {
-            if let Err(error) = fits {
-                seen.problem(&error);
-            }
+        let without_tools = begin::has_tools(two_phase, vsphere, machine).await.err();
+        for error in begin::unfit(machine, verdicts).into_iter().chain(without_tools) {
+            seen.problem(&error);
         }
         if machine.power == PowerState::Suspended {
             seen.warnings.push(chain(&WarmError::Suspended { name, moref }));

@@ -32,7 +32,9 @@ pub(crate) async fn begin(
     tracing::info!("VM {:?} is {} with {} disks", machine.guest.name, machine.moref, machine.backings.len());
     let snapshots = vsphere.snapshots(&machine.moref).await?;
     let verdicts = verdict::verdicts(&machine, &snapshots, &|name| own.iter().any(|own| own == name));
-    fits(&machine, &verdicts)?;
+    if let Some(error) = unfit(&machine, &verdicts) {
+        return Err(error);
+    }
     has_tools(two_phase, vsphere, &machine).await?;
     let begun = match (earlier::known(directory)?, Book::read(directory)?) {
         (Some(known), Some(book)) => gone_on_with(&machine, known, book)?,
@@ -45,8 +47,8 @@ pub(crate) async fn begin(
     Ok(begun)
 }
 
-/// Can all disks be copied while the machine runs?
-pub(crate) fn fits(machine: &Inventory, verdicts: &[DiskVerdict]) -> Result<(), WarmError> {
+/// Why not all disks can be copied while the machine runs, if they cannot.
+pub(crate) fn unfit(machine: &Inventory, verdicts: &[DiskVerdict]) -> Option<WarmError> {
     let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
         Verdict::Warm => None,
         Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
@@ -54,13 +56,11 @@ pub(crate) fn fits(machine: &Inventory, verdicts: &[DiskVerdict]) -> Result<(), 
     let reasons: Vec<String> = unfit.collect();
     let name = machine.guest.name.clone();
     if !reasons.is_empty() {
-        return Err(WarmError::Unfit { name, reasons: reasons.join("; ") });
+        return Some(WarmError::Unfit { name, reasons: reasons.join("; ") });
     }
     let untold = |disk: &&Disk| disk.key.is_none() || disk.size.is_none();
-    match machine.guest.disks.iter().find(untold) {
-        Some(disk) => Err(WarmError::UntoldDisk { name, disk: disk.label.clone() }),
-        None => Ok(()),
-    }
+    let untold = machine.guest.disks.iter().find(untold);
+    untold.map(|disk| WarmError::UntoldDisk { name, disk: disk.label.clone() })
 }
 
 /// What `snapshot_quiesce: require` needs.
