@@ -435,4 +435,7 @@ fn a_resumed_job_reads_only_what_changed() {
     lab.touch(&job, "cutover");
     let last = lab.end(&mut job);
     assert_arrived(&mut lab, &last, &before);
+    // The source was the second job's from then on: the first one has nothing to put back any more.
+    let removed = lab.sandbox.child(&["jobs", "--remove", &tag], "").wait_with_output().unwrap();
+    assert!(removed.status.success(), "{removed:?}");
 }
