@@ -117,7 +117,7 @@ pub struct Earlier {
     pub entries: Vec<Entry>,
 }
 
-/// The journal of a job, which may have been put away by a later job in the same place ([`Journal::put_away`]).
+/// The journal of a job, which may have been put away by a later job in the same place ([`journal::put_away`]).
 pub fn journal_of(files: &JobFiles) -> PathBuf {
     let put_away = files.copies().join(journal::PUT_AWAY);
     if put_away.exists() { put_away } else { files.journal() }

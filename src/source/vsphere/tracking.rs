@@ -1,7 +1,7 @@
 //! Which areas of a disk changed since a change id, asked slice by slice until the end of the disk (peers.md 6.3, rows 2
 //! to 4).
 //!
-//! A list that ends too early is a disk that is silently wrong, so [`Walk`], which is pure, takes nothing for an end but
+//! A list that ends too early is a disk that is silently wrong, so `Walk`, which is pure, takes nothing for an end but
 //! the size of the disk: an answer that does not bring it nearer is an error. Not here: what to do when the change id is
 //! no good any more (the caller compares or copies all of the disk).
 
