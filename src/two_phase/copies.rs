@@ -22,7 +22,7 @@ use crate::copy::target::{Target, TargetError};
 use crate::copy::{self, CopyError, Shared, Told};
 use crate::domain::Placed;
 use crate::event::Event;
-use crate::export::{Files, Filters, Program};
+use crate::export::{Files, Filters};
 use crate::job::Job;
 use crate::phase::DiskPhase;
 use crate::plan::{DiskFormat, TwoPhase};
