@@ -6,11 +6,15 @@
 
 /// The source as it was found, however a job ends.
 mod as_found;
+/// A vCenter that is away at the end, and the verb that puts the source back later.
+mod away;
 /// Everything dies at any moment, and somebody goes on.
 mod killed;
 /// The vCenter, the guest, and jobs that move it.
 pub mod lab;
 /// The lab itself: what is measured with it is what it says.
 mod lab_itself;
+/// Where in a migration it is killed or cancelled.
+mod moments;
 /// Whole migrations.
 mod whole;
