@@ -73,7 +73,7 @@ fn cancel(moments: &[(Moment, &str)]) {
         assert_eq!((names(&lab, "out"), names(&lab, "tmp")), (vec![], vec![]), "{moment:?}");
         let tag = tag(&lab, &job);
         assert!(left(&lab, &tag).is_clean(), "{moment:?}: {}", left(&lab, &tag));
-        assert_eq!(cleanup(&lab, &tag, "").0, true, "{moment:?}");
+        assert!(cleanup(&lab, &tag, "").0, "{moment:?}");
         calm(&lab);
     }
 }

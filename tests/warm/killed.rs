@@ -2,6 +2,7 @@
 //! was when the machine went off.
 //!
 //! The moments are random within what they are named after; the seed is printed, and `V2V_TEST_SEED` repeats it.
+#![allow(clippy::print_stdout, reason = "who sees it fail needs the seed and the moments")]
 
 use std::time::Duration;
 
