@@ -6,6 +6,8 @@
 
 /// The source as it was found, however a job ends.
 mod as_found;
+/// A vCenter that is away at the end, and the verb that puts the source back later.
+mod away;
 /// Everything dies at any moment, and somebody goes on.
 mod killed;
 /// The vCenter, the guest, and jobs that move it.
@@ -26,5 +28,7 @@ mod lessons_network;
 mod lessons_rounds;
 /// Snapshots that cannot be taken, removed or used.
 mod lessons_snapshots;
+/// Where in a migration it is killed or cancelled.
+mod moments;
 /// Whole migrations.
 mod whole;

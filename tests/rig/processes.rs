@@ -112,8 +112,10 @@ fn stat(pid: i32) -> Option<Stat> {
     let text = String::from_utf8_lossy(&text);
     // The name may hold anything, even blanks and parentheses: what counts comes after the last one.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    // The first thread of a killed process may be gone while others still hold its files and locks.
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     Some(Stat {
-        zombie: matches!(*fields.first()?, "Z" | "X"),
+        zombie: matches!(*fields.first()?, "Z" | "X") && threads() <= 1,
         parent: fields.get(1)?.parse().ok()?,
         start: fields.get(19)?.parse().ok()?,
     })
