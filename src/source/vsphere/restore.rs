@@ -7,6 +7,9 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::machine::PowerState;
 use super::properties::Of;
 use super::soap::Element;
 use super::{FoundSnapshot, OperationError, Vsphere, VsphereError, operations};
@@ -18,6 +21,8 @@ pub const SNAPSHOT_NAME: &str = "v2v_cbt";
 /// A snapshot that was asked for may still be being taken.
 const TAKEN_SINCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A guest that was asked to shut down and did not yet may still do it within this.
+const GOES_OFF: Duration = Duration::from_secs(60);
 
 /// Something could not be put back.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,12 @@ pub async fn restore(
 
 async fn switch_on(vsphere: &Vsphere, machine: &str, journal: &mut Journal) -> Result<(), RestoreError> {
     tracing::info!("switching {machine} on again");
+    let began = Instant::now();
+    while began.elapsed() < GOES_OFF
+        && vsphere.power(machine).await.is_ok_and(|power| power.state == PowerState::On)
+    {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     // Before, not after: from now on nobody may take the copies for those of a machine that has not run since.
     journal.record(&Entry::SwitchedOn)?;
     match vsphere.power_on(machine).await {
