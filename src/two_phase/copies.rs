@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +31,10 @@ use crate::plan::{DiskFormat, TwoPhase};
 use crate::source::slots::{self, SlotError, Slots};
 use crate::source::{self, Opened, SourceError};
 
+mod room;
 mod side_by_side;
+
+use room::Room;
 
 /// Memory for data, over all disks of a job. With it a job stays under 256 MiB whatever the size of its disks.
 const MEMORY: usize = 96 << 20;
@@ -342,36 +344,6 @@ impl One {
         let differed = job.refresh(extents).await?;
         tracing::info!("{}: {differed} bytes differed", job.reader.disk());
         Ok((bytes, job.seal().await?))
-    }
-}
-
-/// Whether the data of all disks fit where they go. A full target pauses the copy; this says so hours before.
-struct Room {
-    needed: Cell<u64>,
-    free: Option<u64>,
-}
-
-impl Room {
-    fn new(placed: &[Placed]) -> Self {
-        let is_device = |path: &Path| path.metadata().is_ok_and(|data| data.file_type().is_block_device());
-        let file = placed.iter().find(|placed| !is_device(&placed.path));
-        let directory = file.and_then(|placed| placed.path.parent());
-        let free = directory.and_then(|directory| nix::sys::statvfs::statvfs(directory).ok());
-        let free = free.map(|system| system.blocks_available() * system.fragment_size());
-        Self { needed: Cell::new(0), free }
-    }
-
-    fn warning(&self, path: &Path, more: u64) -> Option<String> {
-        let needed = self.needed.get() + more;
-        self.needed.set(needed);
-        let free = self.free.filter(|free| *free < needed)?;
-        Some(format!(
-            "the file system of {} has {} MiB free, and up to {} MiB are to be copied: when it is full, the copy waits \
-             for room",
-            path.display(),
-            free >> 20,
-            needed >> 20
-        ))
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Copies, CopiesError, MEMORY, One, Room, Round, now};
+use super::room::Room;
+use super::{Copies, CopiesError, MEMORY, One, Round, now};
 use crate::copy::reader::{ReadError, Reader};
 use crate::copy::{self, CopyError, Shared, Tuning};
 use crate::event::Event;
