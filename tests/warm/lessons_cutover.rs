@@ -116,6 +116,25 @@ fn force_switches_the_machine_off_without_asking_its_guest() {
     assert!(changes.iter().any(|step| step.starts_with("PowerOffVM_Task")), "{changes:?}");
 }
 
+/// Nobody can take back that a guest was asked to shut down: it is switched on when it did.
+#[test]
+fn a_guest_that_still_shuts_down_when_its_job_is_cancelled_runs_again() {
+    let Some(mut lab) = Lab::start("job", &two_disks()) else { return };
+    lab.control("guest?shutdownAfter=5");
+    lab.write(&[]);
+    let before = lab.dump();
+    let mut job = lab.job(&quick());
+    wait_status(&job, "Waiting");
+    lab.touch(&job, "cutover");
+    wait_event(&lab, "ShutdownGuest", "done", 1);
+    job.signal(nix::sys::signal::Signal::SIGTERM, "pid");
+    failed(&lab, &mut job);
+    lab.rest();
+    assert_eq!(lab.dump(), before);
+    let steps = steps(&lab);
+    assert!(at(&steps, "sim: power done poweredOff") < at(&steps, "PowerOnVM_Task done"), "{steps:#?}");
+}
+
 /// Row 49: killed while it waits, a job goes on where it was.
 #[test]
 fn a_job_that_was_killed_in_a_pause_or_before_the_machine_was_off_goes_on() {
