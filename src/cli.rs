@@ -17,6 +17,7 @@ mod checks;
 mod checksum;
 mod cleanup;
 mod jobs;
+mod plan;
 mod triggers;
 mod watch;
 mod worker;
@@ -37,7 +38,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Print the JSON Schema of the document, the reply or the state file.
+    /// Show what a document would come to, with nothing begun: the guest, the stages, every command, room, warnings.
+    ///
+    /// The document is on stdin, exactly the one that a job takes. Source and host are looked at, and nothing is changed: no
+    /// job, no file, no snapshot. The exit code is 0 if the job would run, 1 if it would be refused; the reasons are then on
+    /// stderr, as the job's would be.
+    Plan {
+        /// One JSON object instead of a text; `schema plan` describes it.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of the document, the reply, the state file or the plan.
     Schema {
         /// Which one.
         #[arg(value_parser = parse_schema)]
@@ -150,6 +161,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             let given = (!stdin().is_terminal()).then_some(&mut input as &mut dyn Read);
             cleanup::run(&tag, given, &mut stdout())
         }
+        Some(Verb::Plan { json }) => plan::run(json, &mut stdin().lock(), &mut stdout(), &mut stderr()),
         Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),
         Some(Verb::PutBack { sealed }) => return worker::put_back(&sealed),
         Some(Verb::Schema { which }) => stdout().write_all(schema::render(which).as_bytes()).map(|()| 0),

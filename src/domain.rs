@@ -266,7 +266,7 @@ fn interface(xml: &mut String, nic: &Nic, mapping: Option<&NetworkMapping>, mode
 
 /// The mapping of a NIC: that of its MAC address, else one for its whole network. Never by order (peers.md 6.3,
 /// row 44). A mapping with another NIC's address is not for this one; where the source tells no address, all count.
-fn mapping<'a>(nic: &Nic, mappings: &'a [NetworkMapping]) -> Option<&'a NetworkMapping> {
+pub fn mapping<'a>(nic: &Nic, mappings: &'a [NetworkMapping]) -> Option<&'a NetworkMapping> {
     let of_mac = nic.mac.as_ref().and_then(|mac| {
         let same = |given: &String| given.trim().replace('-', ":").eq_ignore_ascii_case(mac);
         mappings.iter().find(|mapping| mapping.mac_address.as_ref().is_some_and(same))

@@ -34,6 +34,8 @@ impl Footprint {
                 Entry::SnapshotGone { name } => left.snapshots.retain(|left| left != name),
                 Entry::SwitchedOff => left.switched_off = true,
                 Entry::SwitchedOn => left.switched_off = false,
+                // Its journal speaks of it now.
+                Entry::ResumedBy { .. } => left = Self::default(),
                 _ => {}
             }
         }
@@ -107,7 +109,17 @@ mod tests {
                 "the snapshot \"a\", changed block tracking switched on and the machine switched off",
                 false,
             ),
-            (vec![machine, Entry::SwitchedOff, Entry::SwitchedOn], "nothing", true),
+            (
+                vec![machine.clone(), Entry::SwitchedOff, Entry::SwitchingOn],
+                "the machine switched off",
+                false,
+            ),
+            (
+                vec![machine.clone(), Entry::SwitchedOff, Entry::SwitchingOn, Entry::SwitchedOn],
+                "nothing",
+                true,
+            ),
+            (vec![machine, Entry::TrackingOn, Entry::ResumedBy { tag: "t".into() }], "nothing", true),
         ] {
             let footprint = Footprint::of(&entries);
             assert_eq!((footprint.to_string().as_str(), footprint.is_clean()), (left, clean), "{entries:?}");

@@ -27,6 +27,15 @@ pub struct Guest {
     pub os: Option<String>,
 }
 
+impl Guest {
+    /// Does the source say that it runs Windows? VMware's words begin so, `windows9Server64Guest`, `winXPProGuest`; an OVF
+    /// may have a sentence instead.
+    pub fn is_windows(&self) -> bool {
+        let os = self.os.as_deref().unwrap_or_default().to_ascii_lowercase();
+        os.starts_with("win") || os.contains("windows")
+    }
+}
+
 /// How a guest boots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Firmware {

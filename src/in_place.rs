@@ -31,7 +31,7 @@ use crate::process::Exit;
 use crate::recorder::Recorder;
 use crate::signals::Signals;
 use crate::throttle::Throttling;
-use crate::v2v::args;
+use crate::v2v::args::{self, CommandLine};
 use crate::v2v::output::Drivers;
 
 /// What is left of a conversion whose commits were interrupted.
@@ -204,17 +204,8 @@ impl Stage<'_> {
             overlays = overlay::create(self.programs, tag, task.copies, directory) => overlays?,
             signal = self.signals.cancelled() => return Err(InPlaceError::Cancelled(signal)),
         };
-        let private = self.job.files.private_directory(&self.job.plan.tools.tmp_dir);
-        let xml = private.join("in-place.xml");
-        write_domain(&xml, task, &overlays)?;
-        let paths = args::Paths {
-            machine_readable_log: &self.job.files.machine_readable_log(),
-            libvirt_xml: &xml,
-            private_directory: &private,
-            bandwidth_file: None,
-            ssh_auth_sock: None,
-        };
-        let line = args::in_place(&self.job.plan, paths);
+        write_domain(&domain_file(self.job), task, &overlays)?;
+        let line = command_line(self.job);
         let converter = Converter::InPlace { program: &self.programs.virt_v2v_in_place, overlays: directory };
         let Stage { job, recorder, journal, signals, throttling, .. } = self;
         let mut converted =
@@ -300,6 +291,23 @@ impl Stage<'_> {
             self.recorder.write_if_due();
         }
     }
+}
+
+/// The libvirt XML for virt-v2v-in-place.
+fn domain_file(job: &Job) -> PathBuf {
+    job.files.private_directory(&job.plan.tools.tmp_dir).join("in-place.xml")
+}
+
+/// How virt-v2v-in-place is run.
+pub fn command_line(job: &Job) -> CommandLine {
+    let paths = args::Paths {
+        machine_readable_log: &job.files.machine_readable_log(),
+        libvirt_xml: &domain_file(job),
+        private_directory: &job.files.private_directory(&job.plan.tools.tmp_dir),
+        bandwidth_file: None,
+        ssh_auth_sock: None,
+    };
+    args::in_place(&job.plan, paths)
 }
 
 fn write_domain(path: &Path, task: Task<'_>, overlays: &[Overlay]) -> Result<(), InPlaceError> {

@@ -6,13 +6,14 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
+use crate::footprint::Footprint;
 use crate::job::JobFiles;
 use crate::v2v::output::Drivers;
 
@@ -99,6 +100,11 @@ pub enum Entry {
     Copied,
     /// The user cancelled the job: nothing of it is to stay.
     Cancelled,
+    /// The copies are about to change hands; in the journal of either job. Who has their directory has them, and the source.
+    Resuming {
+        /// The other job's tag.
+        tag: String,
+    },
     /// A later job took over the copies.
     ResumedBy {
         /// Its tag.
@@ -127,7 +133,9 @@ pub enum Entry {
     Cutover,
     /// The machine, which ran, is about to be switched off by us.
     SwitchedOff,
-    /// It runs again, as it was found: what was copied of it grows old, and the cutover is void.
+    /// It is about to be switched on again: what was copied of it grows old, and the cutover is void.
+    SwitchingOn,
+    /// It runs again, as it was found.
     SwitchedOn,
     /// The conversion is done and what it made is the user's: undo removes no output from here on.
     Succeeded {
@@ -181,9 +189,19 @@ impl Journal {
         }
     }
 
-    /// The journal of a job that already has one.
+    /// The journal of a job that already has one. A line that was cut short at its end must not take the next one with it.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        Self::open_with(path, OpenOptions::new().append(true).create(true))
+        let mut journal = Self::open_with(path, OpenOptions::new().read(true).append(true).create(true))?;
+        let mut ended = || -> std::io::Result<()> {
+            let length = journal.file.metadata()?.len();
+            let mut last = [b'\n'];
+            if length > 0 {
+                journal.file.read_exact_at(&mut last, length - 1)?;
+            }
+            if last == [b'\n'] { Ok(()) } else { journal.file.write_all(b"\n") }
+        };
+        ended().map_err(|source| JournalError::Write { path: path.to_owned(), source })?;
+        Ok(journal)
     }
 
     fn open_with(path: &Path, options: &mut OpenOptions) -> Result<Self, JournalError> {
@@ -209,8 +227,8 @@ impl Journal {
     }
 }
 
-/// In layout `uci` all jobs have their journal in the same place: one that a later job may need goes to the copies it
-/// speaks of.
+/// In layout `uci` all jobs have their journal in the same place: one that a later job may need, or that tells what is left
+/// on a source, goes to the copies it speaks of.
 pub fn put_away(files: &JobFiles) -> Result<(), JournalError> {
     let path = files.journal();
     let entries = read(&path)?;
@@ -218,8 +236,9 @@ pub fn put_away(files: &JobFiles) -> Result<(), JournalError> {
         Entry::Copies { directory } => Some(directory.join(PUT_AWAY)),
         _ => None,
     });
-    match old {
-        Some(to) if fate(&entries) == Fate::Kept => {
+    let source_left = !Footprint::of(&entries).after(succeeded(&entries).is_some()).is_clean();
+    match old.filter(|to| to.parent().is_some_and(Path::is_dir)) {
+        Some(to) if fate(&entries) == Fate::Kept || source_left => {
             std::fs::rename(&path, &to).map_err(|source| JournalError::Write { path: to, source })
         }
         _ => Ok(()),
@@ -260,14 +279,19 @@ pub fn can_be_committed(entries: &[Entry]) -> bool {
 
 /// Are all disks copied, of a machine that has not run since as far as this journal knows?
 pub fn all_copied(entries: &[Entry]) -> bool {
-    let last = |wanted: &Entry| entries.iter().rposition(|entry| entry == wanted);
-    last(&Entry::Copied) > last(&Entry::SwitchedOn)
+    is_valid(entries, &Entry::Copied)
 }
 
 /// Was the cutover of a warm migration begun, and the machine not switched on again since?
 pub fn cut_over(entries: &[Entry]) -> bool {
-    let last = |wanted: &Entry| entries.iter().rposition(|entry| entry == wanted);
-    last(&Entry::Cutover) > last(&Entry::SwitchedOn)
+    is_valid(entries, &Entry::Cutover)
+}
+
+/// Was this recorded, and the machine not switched on by us since, nor was that begun?
+fn is_valid(entries: &[Entry], wanted: &Entry) -> bool {
+    let last = entries.iter().rposition(|entry| entry == wanted);
+    let on = entries.iter().rposition(|entry| matches!(entry, Entry::SwitchingOn | Entry::SwitchedOn));
+    last > on
 }
 
 /// Whose what a job made is, when the job is over.
@@ -316,6 +340,35 @@ mod tests {
         let entries = read(&path).unwrap();
         assert_eq!(entries, [entry]);
         assert_eq!(succeeded(&entries), None);
+    }
+
+    /// Whoever comes after the crash writes a line of its own.
+    #[test]
+    fn a_line_after_one_that_was_cut_short_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.jsonl");
+        Journal::create(&path).unwrap().record(&Entry::TrackingOn).unwrap();
+        let mut whole = std::fs::read(&path).unwrap();
+        whole.extend_from_slice(b"{\"entry\":\"snap");
+        std::fs::write(&path, &whole).unwrap();
+        Journal::open(&path).unwrap().record(&Entry::TrackingOff).unwrap();
+        Journal::open(&path).unwrap().record(&Entry::Cutover).unwrap();
+        assert_eq!(read(&path).unwrap(), [Entry::TrackingOn, Entry::TrackingOff, Entry::Cutover]);
+    }
+
+    /// From the moment on in which the machine may run again, neither its copies nor its cutover count.
+    #[test]
+    fn what_was_copied_of_a_machine_that_may_run_is_old() {
+        use Entry::{Copied, Cutover, SwitchedOff, SwitchedOn, SwitchingOn};
+        for (entries, valid) in [
+            (vec![Cutover, SwitchedOff, Copied], true),
+            (vec![Cutover, SwitchedOff, Copied, SwitchingOn], false),
+            (vec![Cutover, SwitchedOff, Copied, SwitchingOn, SwitchedOn], false),
+            (vec![Cutover, SwitchedOff, SwitchingOn, SwitchedOn, Cutover, SwitchedOff, Copied], true),
+            (vec![], false),
+        ] {
+            assert_eq!((all_copied(&entries), cut_over(&entries)), (valid, valid), "{entries:?}");
+        }
     }
 
     #[test]

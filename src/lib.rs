@@ -19,6 +19,7 @@
 //! | [`cli`], [`start`], [`preflight`], [`reply`] | the process the client spawned: document to reply, the verbs |
 //! | [`daemon`], [`supervise`], [`run`], [`signals`] | the background: a supervisor, and its worker that runs the stages |
 //! | [`job`], [`journal`], [`undo`], [`sweep`], [`leftovers`] | a job's files, what it has begun, how that is undone |
+//! | [`look`], [`outline`] | a job that is only shown: what it would find, and what it would do |
 //! | [`footprint`], [`put_back`] | what a job has changed on the source machine (snapshots, change tracking, power), and who puts it back |
 //! | [`source`] | `local`, `ssh`, `vsphere`: what the guest is, and by what each disk is served |
 //! | [`convert`], [`v2v`], [`follow`], [`trace`] | virt-v2v and virt-v2v-in-place: arguments, logs, failures, their signals |
@@ -58,7 +59,9 @@ pub mod json;
 pub mod leftovers;
 pub mod libvirt;
 pub mod log;
+pub mod look;
 pub mod nbd;
+pub mod outline;
 pub mod overlay;
 pub mod ovf;
 pub mod phase;

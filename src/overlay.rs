@@ -6,6 +6,7 @@
 //! the same result: that is what makes the end of a two-phase job replayable, and [`adopt`] is how a later start takes
 //! the overlays over. When each of these happens, and what the journal says of it, is [`crate::in_place`]'s.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -37,8 +38,22 @@ pub struct Overlay {
 
 impl Overlay {
     /// Named by number: names of guests may hold anything.
-    fn new(disk: usize, base: &Placed, directory: &Path) -> Self {
+    pub fn new(disk: usize, base: &Placed, directory: &Path) -> Self {
         Self { disk, path: directory.join(format!("disk-{}.qcow2", disk + 1)), base: base.clone() }
+    }
+
+    /// Arguments of the qemu-img that makes it.
+    pub fn create_args(&self) -> Vec<OsString> {
+        let mut args = words(&["create", "-q", "-f", "qcow2", "-F", self.base.format.as_str(), "-b"]);
+        args.extend([self.base.path.clone().into(), self.path.clone().into()]);
+        args
+    }
+
+    /// Arguments of the qemu-img that commits it.
+    pub fn commit_args(&self) -> Vec<OsString> {
+        let mut args = words(&["commit", "-d", "-p", "-f", "qcow2"]);
+        args.push(self.path.clone().into());
+        args
     }
 
     /// As virt-v2v-in-place sees it.
@@ -135,9 +150,7 @@ pub async fn create(
     let mut overlays = Vec::with_capacity(bases.len());
     for (disk, base) in bases.iter().enumerate() {
         let overlay = Overlay::new(disk, base, directory);
-        let mut args = words(&["create", "-q", "-f", "qcow2", "-F", base.format.as_str(), "-b"]);
-        args.extend([base.path.clone().into(), overlay.path.clone().into()]);
-        let ended = run(programs, tag, args, |_| ()).await?;
+        let ended = run(programs, tag, overlay.create_args(), |_| ()).await?;
         succeeded("create", &overlay.path, ended)?;
         overlays.push(overlay);
     }
@@ -185,10 +198,9 @@ pub async fn commit(
     overlay: &Overlay,
     mut progress: impl FnMut(f64),
 ) -> Result<(), OverlayError> {
-    let mut args = words(&["commit", "-d", "-p", "-f", "qcow2"]);
-    args.push(overlay.path.clone().into());
     let mut percents = Percents::default();
-    let ended = run(programs, tag, args, |bytes| percents.feed(bytes, &mut progress)).await?;
+    let ended =
+        run(programs, tag, overlay.commit_args(), |bytes| percents.feed(bytes, &mut progress)).await?;
     succeeded("commit", &overlay.path, ended)?;
     sync_file(&overlay.base.path).await
 }
@@ -263,7 +275,7 @@ async fn check_copy(programs: &TwoPhasePrograms, tag: &str, base: &Placed) -> Re
 async fn run(
     programs: &TwoPhasePrograms,
     tag: &str,
-    args: Vec<std::ffi::OsString>,
+    args: Vec<OsString>,
     stdout: impl FnMut(&[u8]),
 ) -> Result<Ended, OverlayError> {
     let ended = qemu_img::run(&programs.qemu_img, tag, args, stdout).await;
@@ -289,7 +301,7 @@ async fn sync_file(path: &Path) -> Result<(), OverlayError> {
     synced.map_err(|join| error(std::io::Error::other(join)))?.map_err(error)
 }
 
-fn words(words: &[&str]) -> Vec<std::ffi::OsString> {
+fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(Into::into).collect()
 }
 

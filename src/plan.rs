@@ -1,13 +1,13 @@
 //! The plan: what will be done, decided and complete. Document + site configuration -> [`Plan`], or every problem.
 //!
-//! Pure: no file is opened here, no clock is read. What must be looked at on the host (does the output directory
-//! exist, who owns the LUKS vault) is asked by [`crate::preflight`], before the fork.
-//! The worker gets this value, and nothing else, through a sealed memfd: it holds secrets.
+//! Pure: no file is opened here, no clock is read. What must be looked at on the host (who owns the LUKS vault) is asked
+//! by [`crate::preflight`], before the fork. The worker gets this value alone, through a sealed memfd: it holds secrets.
 //!
 //! * [`problems`] collects what is wrong: the contract's texts in the contract's order, then our own
 //! * `source`, `destination`, `network`, `warm` and `general` each judge their keys
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -21,10 +21,12 @@ mod general;
 mod network;
 pub mod problems;
 mod source;
+mod two_phase;
 mod warm;
 
 use destination::Host;
 use problems::{Findings, Problems};
+pub use two_phase::{TwoPhase, TwoPhasePrograms};
 pub use warm::{Quiesce, Shutdown, ShutdownMode, Warm};
 
 /// Everything the worker needs to know to migrate one guest.
@@ -68,36 +70,6 @@ pub struct Plan {
     /// destination. They are only here so that no text shows them.
     #[serde(serialize_with = "crate::secret::expose_list")]
     pub extra_secrets: Vec<SecretString>,
-}
-
-/// What a two-phase conversion is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TwoPhase {
-    /// Copies are read back and compared.
-    pub verify: bool,
-    /// Tag of the interrupted job whose copies are taken over.
-    pub resume: Option<String>,
-    /// The programs it needs besides virt-v2v.
-    pub programs: TwoPhasePrograms,
-    /// The machine runs while it is copied; `None`: it is off.
-    pub warm: Option<Warm>,
-    /// Who switches it off before the last copy.
-    pub shutdown: Shutdown,
-    /// The change tracking that this program switched on stays on.
-    pub keep_change_tracking: bool,
-}
-
-/// Programs of a two-phase conversion, absolute; empty where one was not found (then [`crate::start`] refuses).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TwoPhasePrograms {
-    /// Serves disks of hypervisors and raw files.
-    pub nbdkit: PathBuf,
-    /// Serves images that have a format, and writes qcow2.
-    pub qemu_nbd: PathBuf,
-    /// Makes images and commits overlays.
-    pub qemu_img: PathBuf,
-    /// Converts the copies.
-    pub virt_v2v_in_place: PathBuf,
 }
 
 /// What the program knows of its surroundings, put in by the edge ([`crate::preflight::surroundings`]).
@@ -146,6 +118,7 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         virtio_win: general::virtio_win(document.virtio_win.take(), &mut findings)
             .or_else(|| site.virtio_win.clone()),
         libguestfs_backend_settings: site.libguestfs_backend_settings.clone(),
+        patience_percent: site.patience_percent,
     };
     let throttling = document.throttling.take();
     let limits_expected = general::limits_expected(throttling.is_some(), host, site);
@@ -398,6 +371,15 @@ pub struct Tools {
     pub virtio_win: Option<PathBuf>,
     /// Set as `LIBGUESTFS_BACKEND_SETTINGS`.
     pub libguestfs_backend_settings: Option<String>,
+    /// See [`Tools::patience`].
+    pub patience_percent: u32,
+}
+
+impl Tools {
+    /// How long this host waits for what is slow or fails, where it is usually waited `usual`.
+    pub fn patience(&self, usual: Duration) -> Duration {
+        usual * self.patience_percent / 100
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What can be seen on this host before the fork, without a network: the vault, the output directory, local files.
 //!
 //! An edge. [`crate::plan`] judged the document alone; this looks at what the plan names. Its problems are reported
-//! like the plan's: one line each, exit 1, nothing on stdout. Called once, between plan and fork.
+//! like the plan's: one line each, exit 1, nothing on stdout. Called once, between plan and fork. [`of_guest`] is asked
+//! later, when the source has told what the guest is.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access, geteuid};
 
+use crate::guest::Guest;
 use crate::json::one_line;
 use crate::plan::problems::Problems;
-use crate::plan::{Destination, LocalSource, Plan, Source, Surroundings, TwoPhasePrograms};
+use crate::plan::{Destination, DiskFormat, LocalSource, Plan, Source, Surroundings, TwoPhasePrograms};
 use crate::two_phase::earlier::Stage;
 use crate::{undo, vault};
 
@@ -151,6 +153,78 @@ fn output_directory(directory: &Path, vm_name: &str, resumes: bool, lines: &mut 
             one_line(name, 300)
         ));
     }
+}
+
+/// Where virt-v2v looks for Windows drivers when nobody says where (contract.md 1.2, `virtio_win`).
+const VIRTIO_WIN: &str = "/usr/share/virtio-win";
+
+/// Are the Windows drivers where they are looked for?
+pub fn windows_drivers(configured: Option<&Path>) -> Result<(), String> {
+    let path = configured.unwrap_or(Path::new(VIRTIO_WIN));
+    if path.exists() {
+        return Ok(());
+    }
+    Err(format!("There are no Windows drivers at {}: install virtio-win or set virtio_win", path.display()))
+}
+
+/// What the user should know of this guest on this host, as soon as the guest is known and before hours of copying.
+/// `resumed`: some of its copies are there already.
+pub fn of_guest(plan: &Plan, guest: &Guest, resumed: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let (true, Err(missing)) = (guest.is_windows(), windows_drivers(plan.tools.virtio_win.as_deref())) {
+        lines.push(format!(
+            "the guest is a Windows, and is converted without virtio drivers, to slow devices: {missing}"
+        ));
+    }
+    if let (Some(room), false) = (room(plan, guest), resumed)
+        && !room.is_enough()
+    {
+        lines.push(format!(
+            "output_directory {} has {} MiB free, and the disks may grow to {} MiB there: when it is full, {}",
+            room.directory.display(),
+            room.free >> 20,
+            room.worst_case >> 20,
+            if plan.two_phase.is_some() { "the copy waits for room" } else { "the conversion fails" }
+        ));
+    }
+    lines
+}
+
+/// Room where the disks of a guest go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Bytes that are free there.
+    pub free: u64,
+    /// Bytes of the disks when all of their content is data.
+    pub worst_case: u64,
+}
+
+impl Room {
+    /// Also in the worst case.
+    pub fn is_enough(&self) -> bool {
+        self.free >= self.worst_case
+    }
+}
+
+/// The room for a guest's disks; `None` where they do not go into a directory, or a size is not known.
+pub fn room(plan: &Plan, guest: &Guest) -> Option<Room> {
+    let Destination::Local { directory } = &plan.destination else { return None };
+    let free = free_bytes(directory)?;
+    let sizes: Option<Vec<u64>> = guest.disks.iter().map(|disk| disk.size).collect();
+    let largest = sizes?.into_iter().map(|size| match plan.output_format {
+        DiskFormat::Raw => size,
+        // 8 bytes of table and 2 of reference count for each cluster of 64 KiB, and some clusters of its own.
+        DiskFormat::Qcow2 => size.saturating_add(size / 4096 + (1 << 20)),
+    });
+    Some(Room { directory: directory.clone(), free, worst_case: largest.fold(0, u64::saturating_add) })
+}
+
+/// Bytes that this user may still write to the file system of a directory.
+pub fn free_bytes(directory: &Path) -> Option<u64> {
+    let system = nix::sys::statvfs::statvfs(directory).ok()?;
+    Some(system.blocks_available().saturating_mul(system.fragment_size()))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::footprint::Footprint;
 use crate::job::Job;
-use crate::journal::{self, Journal, JournalError};
+use crate::journal::{self, Entry, Fate, Journal, JournalError};
 use crate::log::chain;
 use crate::plan::Plan;
 use crate::source::vsphere::Vsphere;
@@ -17,9 +17,24 @@ use crate::source::vsphere::restore::restore;
 /// How long the removal of a snapshot is waited for; vSphere goes on with it by itself.
 const REMOVAL: Duration = Duration::from_secs(600);
 
-/// What the journal of a job says is left on its source, now that it is over.
-pub fn left(entries: &[journal::Entry]) -> Footprint {
+/// What the journal of a job says is left on its source, now that it is over. Of two jobs that died while copies changed hands
+/// the one that has these has the source; the other one must not touch it.
+pub fn left(entries: &[Entry]) -> Footprint {
+    let is_shared = entries.iter().any(|entry| matches!(entry, Entry::Resuming { .. }));
+    let copies = entries.iter().rev().find_map(|entry| match entry {
+        Entry::Copies { directory } => Some(directory),
+        _ => None,
+    });
+    let is_gone = copies.is_some_and(|directory| !directory.exists());
+    if is_shared && is_gone && journal::fate(entries) == Fate::Kept {
+        return Footprint::default();
+    }
     Footprint::of(entries).after(journal::succeeded(entries).is_some())
+}
+
+/// The sentence for a user whose source is not as it was found.
+pub fn told(left: &Footprint, tag: &str) -> String {
+    format!("left on the source: {left}. virt-v2v-wrapper cleanup {tag} puts that back")
 }
 
 /// Puts back what is left; a sentence for each thing that could not be.
@@ -56,4 +71,33 @@ pub fn process(sealed: &[u8]) -> Result<u8, Box<dyn std::error::Error>> {
     let problems = put_back_alone(&job.plan, &job.files.journal())?;
     problems.iter().for_each(|problem| tracing::error!("{problem}"));
     Ok(u8::from(!problems.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kill anywhere in a take-over, and a second one that comes too late: one job has the source, never two or none.
+    #[test]
+    fn who_has_the_copies_has_the_source() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let changed = [Entry::Machine { moref: "vm-1".into() }, Entry::TrackingOn, Entry::SwitchedOff];
+        let job = |copies: &str, other: &str| {
+            let mut entries = vec![Entry::Copies { directory: at(copies) }, Entry::Resumable];
+            entries.extend(changed.clone());
+            entries.push(Entry::Resuming { tag: other.to_owned() });
+            entries
+        };
+        let (old, new) = (job("old", "new"), job("new", "old"));
+        for (has, old_has, new_has) in [("old", true, false), ("new", false, true)] {
+            std::fs::create_dir(at(has)).unwrap();
+            assert_eq!((!left(&old).is_clean(), !left(&new).is_clean()), (old_has, new_has), "{has}");
+            std::fs::remove_dir(at(has)).unwrap();
+        }
+        // Nobody took anything from a job whose copies its user has deleted.
+        let alone: Vec<Entry> =
+            old.into_iter().filter(|entry| !matches!(entry, Entry::Resuming { .. })).collect();
+        assert!(!left(&alone).is_clean());
+    }
 }

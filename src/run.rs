@@ -6,7 +6,7 @@
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::convert::{Converted, Stopped, convert};
 use crate::destination::{Handle, Selected};
@@ -28,7 +28,7 @@ use crate::{daemon, journal, source, state_file, supervise, undo};
 const BLOCKING_THREADS: usize = 8;
 
 /// From here on what was made is the user's.
-const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
+pub const SUCCEEDED: Entry = Entry::Succeeded { return_code: 0 };
 
 /// How the job ended: contract.md 2.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,15 +179,20 @@ async fn prepare(
     let private = private_directory(job, journal)?;
     let session = source::open(job, &private).await.map_err(|error| Failure::broken(&error))?;
     let handle = destination.prepare(job, journal).await.map_err(|error| Failure::broken(&error))?;
-    let bandwidth_file = rate_file::path(&job.plan, &job.capabilities, &private).ok();
+    Ok((command_line(job, &private, &session), handle))
+}
+
+/// How the virt-v2v of a one-phase job is run.
+pub fn command_line(job: &Job, private: &Path, session: &source::Session) -> args::CommandLine {
+    let bandwidth_file = rate_file::path(&job.plan, &job.capabilities, private).ok();
     let paths = args::Paths {
         machine_readable_log: &job.files.machine_readable_log(),
-        libvirt_xml: &source::libvirt_xml(&private),
-        private_directory: &private,
+        libvirt_xml: &source::libvirt_xml(private),
+        private_directory: private,
         bandwidth_file: bandwidth_file.as_deref(),
         ssh_auth_sock: session.ssh_auth_sock.as_deref(),
     };
-    Ok((args::one_phase(&job.plan, &job.capabilities, paths), handle))
+    args::one_phase(&job.plan, &job.capabilities, paths)
 }
 
 /// The job's private directory, made.
@@ -206,15 +211,20 @@ pub fn private_directory(job: &Job, journal: &mut Journal) -> Result<PathBuf, Fa
     match DirBuilder::new().mode(0o700).create(&path) {
         Ok(()) => Ok(path),
         Err(error) => Err(Failure {
-            message: format!(
-                "cannot create the private directory {}: {error}; set tmp_dir in the site configuration to a \
-                 directory that exists and is writable",
-                path.display()
-            ),
+            message: no_private_directory(&path, &error),
             outcome: Outcome::Broken,
             cancelled: false,
         }),
     }
+}
+
+/// Why a private directory cannot be made, and what to do about it.
+pub fn no_private_directory(path: &Path, error: &std::io::Error) -> String {
+    format!(
+        "cannot create the private directory {}: {error}; set tmp_dir in the site configuration to a directory that exists \
+         and is writable",
+        path.display()
+    )
 }
 
 /// What virt-v2v's end means.
@@ -254,7 +264,7 @@ fn close(job: &Job, mut recorder: Recorder, mut journal: Journal, ended: Result<
         Err(failure) => failure.cancelled.then_some(Entry::Cancelled),
     };
     // The guest is converted: a journal that cannot say so is no reason to lose it.
-    if let Some(Err(error)) = last.as_ref().map(|last| journal.record(last)) {
+    if let Some(Err(error)) = last.as_ref().map(|last| journal.record_once(last)) {
         tracing::error!("{}", chain(&error));
     }
     let mut entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 //! compares. Pure.
 
 use crate::document::Document;
+use crate::outline::Outline;
 use crate::reply::Reply;
 use crate::state::State;
 
@@ -14,11 +15,13 @@ pub enum Schema {
     Reply,
     /// The state file.
     State,
+    /// What `virt-v2v-wrapper plan --json` prints.
+    Plan,
 }
 
 impl Schema {
     /// All of them.
-    pub const ALL: [Schema; 3] = [Schema::Document, Schema::Reply, Schema::State];
+    pub const ALL: [Schema; 4] = [Schema::Document, Schema::Reply, Schema::State, Schema::Plan];
 
     /// The word on the command line, and the name of the file in `schemas/` before `.schema.json`.
     pub fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Schema {
             Schema::Document => "document",
             Schema::Reply => "reply",
             Schema::State => "state",
+            Schema::Plan => "plan",
         }
     }
 
@@ -41,6 +45,7 @@ pub fn render(which: Schema) -> String {
         Schema::Document => schemars::schema_for!(Document),
         Schema::Reply => schemars::schema_for!(Reply),
         Schema::State => schemars::schema_for!(State),
+        Schema::Plan => schemars::schema_for!(Outline),
     };
     format!("{:#}\n", schema.as_value())
 }

@@ -21,6 +21,9 @@ pub const FILE_VARIABLE: &str = "VIRT_V2V_WRAPPER_CONFIG";
 /// Searched when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Values of `patience_percent`.
+const PATIENCE: std::ops::RangeInclusive<u32> = 1..=10_000;
+
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SiteError {
@@ -133,6 +136,8 @@ pub struct Site {
     pub tmp_dir: PathBuf,
     /// `LIBGUESTFS_BACKEND_SETTINGS` of virt-v2v, e.g. `force_tcg`.
     pub libguestfs_backend_settings: Option<String>,
+    /// How long a two-phase job waits for what is slow or fails, in percent of the usual.
+    pub patience_percent: u32,
 }
 
 impl Default for Site {
@@ -151,6 +156,7 @@ impl Default for Site {
             virtio_win: None,
             tmp_dir: "/var/tmp".into(),
             libguestfs_backend_settings: None,
+            patience_percent: 100,
         }
     }
 }
@@ -230,6 +236,13 @@ impl Site {
             if path.as_os_str().as_encoded_bytes().contains(&0) {
                 return value(key, "a path cannot hold a NUL character".to_owned());
             }
+        }
+        if !PATIENCE.contains(&self.patience_percent) {
+            let (least, most) = (PATIENCE.start(), PATIENCE.end());
+            return value(
+                "patience_percent",
+                format!("must be {least} to {most}, not {}", self.patience_percent),
+            );
         }
         match &self.libguestfs_backend_settings {
             Some(settings) if settings.contains('\0') => {

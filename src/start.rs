@@ -18,35 +18,22 @@ use crate::event::Event;
 use crate::job::{self, Job, JobError, JobFiles};
 use crate::journal::{self, Entry, Journal};
 use crate::log::chain;
-use crate::plan::problems::Problems;
 use crate::plan::{self, LocalSource, Plan, Source, TwoPhasePrograms};
 use crate::reply::Reply;
 use crate::secret::Scrubber;
-use crate::site::{Caller, Directories, Site, SiteError, find_program};
+use crate::site::{Caller, Directories, Site};
 use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
-use crate::two_phase::earlier::{self, Stage};
 use crate::two_phase::kept_document;
-use crate::v2v::probe;
 use crate::warm::triggers::Triggers;
 use crate::{preflight, process, state_file, sweep, throttle};
 
+pub(crate) mod judged;
+
+use judged::Refused;
+
 /// How long a job in the same place may take from its last state to the end of its processes.
 const LAST_MOMENT: Duration = Duration::from_secs(15);
-
-/// Why a job was not started: one line each for stderr, the first in the old program's words.
-#[derive(Debug)]
-struct Refused(Vec<String>);
-
-impl Refused {
-    fn because(error: &dyn std::error::Error) -> Self {
-        Self(vec![chain(error)])
-    }
-
-    fn for_problems(problems: Problems) -> Self {
-        Self(problems.lines().to_vec())
-    }
-}
 
 /// The whole of `virt-v2v-wrapper` without arguments. Gives the exit code.
 pub fn start(stdin: &mut dyn Read, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
@@ -140,35 +127,8 @@ fn prepare(
     parsed: Result<Parsed, document::DocumentError>,
     swept: &[String],
 ) -> Result<Job, Refused> {
-    let Parsed { document, unknown_keys } = parsed.map_err(|error| Refused::because(&error))?;
-    let path = std::env::var_os("PATH");
-    let find = |configured: Option<&Path>, name: &str, extra: &[&Path]| {
-        find_program(configured, name, extra, path.as_deref())
-    };
-    let virt_v2v = find(site.virt_v2v.as_deref(), "virt-v2v", &[]);
-    let nbdkit = find(site.nbdkit.as_deref(), "nbdkit", &[]);
-    let qemu_nbd = find(None, "qemu-nbd", &[]);
-    let qemu_img = find(None, "qemu-img", &[]);
-    // Where distributions keep it (virt-v2v-output.md 9).
-    let libexec = [Path::new("/usr/libexec"), Path::new("/usr/lib/virt-v2v")];
-    let in_place = find(site.virt_v2v_in_place.as_deref(), "virt-v2v-in-place", &libexec);
-    let found = |program: &Result<PathBuf, SiteError>| program.as_ref().ok().cloned().unwrap_or_default();
-    let programs = TwoPhasePrograms {
-        nbdkit: found(&nbdkit),
-        qemu_nbd: found(&qemu_nbd),
-        qemu_img: found(&qemu_img),
-        virt_v2v_in_place: found(&in_place),
-    };
-    let around = preflight::surroundings(&|name| std::env::var_os(name), found(&virt_v2v), programs)
-        .map_err(|error| Refused::because(&error))?;
-    let mut plan = plan::plan(document, site, &around).map_err(Refused::for_problems)?;
-    plan.warnings.extend(Site::missing_file(&|name| std::env::var_os(name)));
-    let earlier = match plan.two_phase.as_ref().and_then(|two_phase| two_phase.resume.as_deref()) {
-        Some(tag) => Some(earlier(directories, files, tag)?),
-        None => None,
-    };
-    let (earlier, stage) = earlier.unzip();
-    let looked = preflight::check(&mut plan, stage).map_err(Refused::for_problems);
+    let judged = judged::judge(site, directories, files, parsed)?;
+    let plan = &judged.plan;
     // The vault's keys are known from here on, so the scrubber has them all.
     crate::log::start(&files.wrapper_log(), Scrubber::new(plan.secrets()))
         .map_err(|error| Refused::because(&error))?;
@@ -181,46 +141,44 @@ fn prepare(
     for sentence in swept {
         tracing::warn!("{sentence}");
     }
-    for key in &unknown_keys {
+    for key in &judged.unknown_keys {
         tracing::info!("unknown key {key} ignored");
     }
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
-    looked?;
-    job::create_traversable(&plan.tools.tmp_dir).map_err(|error| {
-        Refused(vec![format!("cannot create tmp_dir {}: {error}", plan.tools.tmp_dir.display())])
-    })?;
-    virt_v2v.map_err(|error| Refused::because(&error))?;
-    if plan.two_phase.is_some() {
-        for program in [nbdkit, qemu_nbd, qemu_img, in_place] {
-            program.map_err(|error| Refused(vec![format!("two_phase: {}", chain(&error))]))?;
-        }
-    }
-    let capabilities = probe::capabilities(&plan.tools.virt_v2v).map_err(|error| Refused::because(&error))?;
-    if plan.two_phase.is_some() && !capabilities.is_v2() {
-        return Err(Refused(vec![format!(
-            "two_phase needs virt-v2v 2.0 or later, and {} is older: install a newer one, or remove two_phase from the \
-             document to convert in one phase",
-            plan.tools.virt_v2v.display()
-        )]));
-    }
+    judged.looked.clone()?;
+    job::create_traversable(&plan.tools.tmp_dir).map_err(|error| no_tmp_dir(&plan.tools.tmp_dir, &error))?;
+    let capabilities = judged.capabilities()?;
     tracing::debug!("virt-v2v capabilities: {capabilities:?}");
-    let mut state = first_state(&plan);
+    let mut state = first_state(plan);
     state_file::write_first(&files.state(), &mut state).map_err(|error| Refused::because(&error))?;
-    Ok(Job { plan, files: files.clone(), capabilities, earlier })
+    let earlier = judged.earlier.map(|(files, _)| files);
+    Ok(Job { plan: judged.plan, files: files.clone(), capabilities, earlier })
 }
 
-/// The files of the job that is resumed, if it can be, and how far it came.
-fn earlier(directories: &Directories, files: &JobFiles, tag: &str) -> Result<(JobFiles, Stage), Refused> {
-    let earlier = directories.job_files(tag);
-    // With layout uci the place is this job's by now, and its lock says nothing of the earlier one.
-    let over = if earlier.directory == files.directory { Ok(()) } else { earlier::is_over(&earlier) };
-    let stage = over.and_then(|()| earlier::find(&earlier)).map_err(|error| Refused::because(&error))?;
-    Ok((earlier, stage))
+pub(crate) fn no_tmp_dir(tmp_dir: &Path, error: &std::io::Error) -> Refused {
+    Refused(vec![format!("cannot create tmp_dir {}: {error}", tmp_dir.display())])
 }
 
-fn read_document(stdin: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Refused> {
+pub(crate) fn no_place(error: &JobError) -> Refused {
+    Refused(vec![format!(
+        "{}: run as a user that may write there, or set state_dir and log_dir",
+        chain(error)
+    )])
+}
+
+pub(crate) fn place_is_taken(directories: &Directories, files: &JobFiles) -> Refused {
+    Refused(vec![format!(
+        "Another job is running in {}: with layout \"uci\" there is one at a time; wait for it, or cancel it (kill the pid \
+         in {})",
+        directories.state_directory().display(),
+        files.state().display()
+    )])
+}
+
+/// All of stdin, and a byte more than is allowed.
+pub(crate) fn read_document(stdin: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Refused> {
     // One byte more than is allowed, so that the parser sees that it is too much.
     let most = document::MAX_BYTES as u64 + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
@@ -232,19 +190,9 @@ fn read_document(stdin: &mut dyn Read) -> Result<Zeroizing<Vec<u8>>, Refused> {
 
 /// Makes the job's directories and takes its lock.
 fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Refused> {
-    files.create_directories().map_err(|error| {
-        Refused(vec![format!(
-            "{}: run as a user that may write there, or set state_dir and log_dir",
-            chain(&error)
-        )])
-    })?;
+    files.create_directories().map_err(|error| no_place(&error))?;
     let Some(lock) = claim(files).map_err(|error| Refused::because(&error))? else {
-        return Err(Refused(vec![format!(
-            "Another job is running in {}: with layout \"uci\" there is one at a time; wait for it, or cancel it \
-             (kill the pid in {})",
-            directories.state_directory().display(),
-            files.state().display()
-        )]));
+        return Err(place_is_taken(directories, files));
     };
     // Now, not in the worker: whoever closes this job must not find what an earlier one in the same place did.
     journal::put_away(files)
@@ -252,9 +200,7 @@ fn take_place(files: &JobFiles, directories: &Directories) -> Result<OwnedFd, Re
         .and_then(|mut journal| journal.record(&Entry::Job { tag: files.tag.clone() }))
         .map_err(|error| Refused::because(&error))?;
     // A cutover that was asked of an earlier job in the same place is not this one's (contract.md 10, 25).
-    Triggers::of(files).remove_stale().map_err(|error| {
-        Refused(vec![format!("cannot remove what a client asked of an earlier job: {error}")])
-    })?;
+    Triggers::of(files).remove_stale().map_err(|error| Refused::because(&error))?;
     Ok(lock.into())
 }
 
@@ -290,7 +236,6 @@ fn first_state(plan: &Plan) -> State {
         _ => Vec::new(),
     };
     let mut state = State::with_disks(&paths, !paths.is_empty());
-    // Who asks for a cutover must know whether anybody listens.
     state.warm = plan.two_phase.as_ref().and_then(|two_phase| two_phase.warm.as_ref()).map(|_| true);
     plan.warnings.iter().for_each(|text| state.apply(Event::Warning { text: text.clone() }));
     state

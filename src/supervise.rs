@@ -297,10 +297,7 @@ pub fn finish_for_the_dead(files: &JobFiles, state: &mut State, message: String)
             Entry::Job { tag } => Some(tag.as_str()),
             _ => None,
         });
-        let text = format!(
-            "left on the source: {left}. virt-v2v-wrapper cleanup {} puts that back",
-            tag.unwrap_or(&files.tag)
-        );
+        let text = put_back::told(&left, tag.unwrap_or(&files.tag));
         tracing::error!("{text}");
         state.apply(Event::Warning { text });
     }

@@ -23,12 +23,12 @@ use crate::log::chain;
 use crate::phase::Phase;
 use crate::plan::TwoPhase;
 use crate::recorder::Recorder;
-use crate::run::{Failure, judge, private_directory};
+use crate::run::{self, Failure, judge, private_directory};
 use crate::signals::Signals;
 use crate::source::{self, Opened};
 use crate::throttle::Throttling;
 use crate::v2v::output::Drivers;
-use crate::{in_place, process};
+use crate::{in_place, preflight, process};
 
 pub(crate) mod copies;
 pub mod earlier;
@@ -66,6 +66,13 @@ pub struct Desk<'a> {
 /// All stages, and then the source is put back.
 pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Result<(), Failure> {
     let ended = stages(job, two_phase, &mut desk).await;
+    // Before the source is put back, which takes its time: from here on nothing of the migration is missing. A journal that
+    // cannot say so is no reason to lose it.
+    if ended.is_ok()
+        && let Err(error) = desk.journal.record(&run::SUCCEEDED)
+    {
+        tracing::error!("{}", chain(&error));
+    }
     machine::put_back(job, &mut desk, ended.is_ok()).await;
     ended
 }
@@ -176,7 +183,8 @@ async fn open(job: &Job, private: &Path, desk: &mut Desk<'_>) -> Result<Opened, 
         size: disk.size,
     });
     desk.recorder.apply(Event::DisksFound { disks: found.collect() });
-    for text in &opened.warnings {
+    let of_guest = preflight::of_guest(&job.plan, &opened.guest, job.earlier.is_some());
+    for text in opened.warnings.iter().chain(&of_guest) {
         desk.recorder.apply(Event::Warning { text: text.clone() });
     }
     Ok(opened)
@@ -257,7 +265,12 @@ impl Desk<'_> {
                     // Orphans of tools; the tools themselves are waited for by who started them.
                     None => drop(process::reap()),
                 },
-                Some(event) = events.recv() => self.take(event, &mut resumable)?,
+                Some(event) = events.recv() => {
+                    if matches!(event, Event::RoundStarted { .. }) {
+                        rate = Rate::default();
+                    }
+                    self.take(event, &mut resumable)?;
+                }
                 ended = &mut stage => break ended,
                 changes = throttling.step() => {
                     changes.into_iter().for_each(|event| self.recorder.apply(event));
@@ -289,7 +302,11 @@ impl Desk<'_> {
             self.note(&Entry::Resumable)?;
             *resumable = true;
         }
-        self.recorder.apply(event);
+        match event {
+            // A phase may be over sooner than the file would be written by itself, and clients wait for each of them.
+            Event::Entered(_) => self.recorder.apply_now(event),
+            _ => self.recorder.apply(event),
+        }
         Ok(())
     }
 }

@@ -9,14 +9,23 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::footprint::Footprint;
 use crate::journal::{self, Entry, Fate};
 use crate::throttle::cgroup;
+use crate::two_phase::kept_document;
 
-/// Undoes `entries`; gives a sentence for each thing that could not be undone.
+/// Undoes `entries`; gives a sentence for each thing that could not be undone. What `virt-v2v-wrapper cleanup` needs stays
+/// as long as something is left on the source.
 pub fn undo(entries: &[Entry]) -> Vec<String> {
+    let left = Footprint::of(entries).after(journal::succeeded(entries).is_some());
+    undo_all(entries, journal::fate(entries) == Fate::Undone, !left.is_clean())
+}
+
+/// Without what was made for the user, or with it; with what tells of the source, or without it.
+fn undo_all(entries: &[Entry], output: bool, source_left: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let fate = journal::fate(entries);
-    if fate == Fate::Undone {
+    if output {
         for file in output_files(entries, &mut problems) {
             tracing::info!("removing the partial output {}", file.display());
             if let Err(error) = std::fs::remove_file(&file)
@@ -41,7 +50,10 @@ pub fn undo(entries: &[Entry]) -> Vec<String> {
                 remove_directory(path, &mut problems);
             }
             Entry::Copies { directory } if matches!(fate, Fate::Undone | Fate::Delivered) => {
-                remove_directory(directory, &mut problems);
+                match source_left {
+                    true => empty_directory(directory, &mut problems),
+                    false => remove_directory(directory, &mut problems),
+                }
             }
             Entry::Cgroup { path } => {
                 if let Err(error) = cgroup::remove(path) {
@@ -54,10 +66,35 @@ pub fn undo(entries: &[Entry]) -> Vec<String> {
     problems
 }
 
-/// Undoes what was kept for a later job that will not come: its files are being removed.
+/// Undoes what was kept for a later job that will not come: its files are being removed. What was undone when the job ended
+/// is not undone again: another job may have made files of the same names since.
 pub fn forget(mut entries: Vec<Entry>) -> Vec<String> {
+    let is_kept = journal::fate(&entries) == Fate::Kept;
     entries.push(Entry::Cancelled);
-    undo(&entries)
+    undo_all(&entries, is_kept, false)
+}
+
+/// Removes what was kept to put the source back, which is done: nobody else needs it, unless the job can be resumed.
+pub fn remove_kept(entries: &[Entry]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for entry in entries {
+        if let (Entry::Copies { directory }, Fate::Undone | Fate::Delivered) = (entry, journal::fate(entries))
+        {
+            remove_directory(directory, &mut problems);
+        }
+    }
+    problems
+}
+
+/// The directory of copies that are gone, but for what puts the source back: the document, and a journal that was put away.
+fn empty_directory(path: &Path, problems: &mut Vec<String>) {
+    for file in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if ![kept_document::FILE, journal::PUT_AWAY].iter().any(|kept| file.file_name() == *kept)
+            && let Err(error) = std::fs::remove_file(file.path())
+        {
+            problems.push(format!("{} could not be removed: {error}", file.path().display()));
+        }
+    }
 }
 
 fn remove_directory(path: &Path, problems: &mut Vec<String>) {
@@ -179,6 +216,48 @@ mod tests {
             let delivered = entries.iter().any(|entry| matches!(entry, Entry::Succeeded { .. }));
             assert_eq!(forget(entries.clone()), Vec::<String>::new());
             assert_eq!((overlays.exists(), copy.exists()), (false, delivered), "{entries:?}");
+        }
+    }
+
+    /// Invariant 5: a job that was undone long ago is removed, and a later one has made a guest of the same name.
+    #[test]
+    fn forgetting_a_job_that_was_undone_removes_nobodys_guest() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("guest-sda");
+        let entries = vec![
+            Entry::OutputDirectory {
+                path: directory.path().to_owned(),
+                guest_names: vec!["guest".into()],
+                existing: Vec::new(),
+            },
+            Entry::OutputFile { path: copy.clone() },
+            Entry::Resumable,
+        ];
+        touch(&copy);
+        let mut cancelled = entries.clone();
+        cancelled.push(Entry::Cancelled);
+        assert_eq!(forget(cancelled), Vec::<String>::new());
+        assert!(copy.exists());
+        assert_eq!(forget(entries), Vec::<String>::new());
+        assert!(!copy.exists(), "of a job that could have been resumed");
+    }
+
+    /// What `cleanup` reads stays until the source is as it was, whatever became of the job.
+    #[test]
+    fn what_puts_the_source_back_stays_as_long_as_it_is_needed() {
+        for end in [Entry::Cancelled, Entry::Succeeded { return_code: 0 }] {
+            let directory = tempfile::tempdir().unwrap();
+            let copies = directory.path().join("copies");
+            std::fs::create_dir(&copies).unwrap();
+            let files =
+                [kept_document::FILE, journal::PUT_AWAY, "disk-0.ledger"].map(|name| copies.join(name));
+            files.iter().for_each(|file| touch(file));
+            let mut entries = vec![Entry::Copies { directory: copies.clone() }, Entry::TrackingOn, end];
+            assert_eq!(undo(&entries), Vec::<String>::new());
+            assert_eq!(files.map(|file| file.exists()), [true, true, false], "{entries:?}");
+            entries.push(Entry::TrackingOff);
+            assert_eq!(remove_kept(&entries), Vec::<String>::new());
+            assert!(!copies.exists());
         }
     }
 

@@ -41,7 +41,7 @@ pub mod off;
 mod rounds;
 pub mod schedule;
 mod sight;
-mod snapshots;
+pub(crate) mod snapshots;
 pub mod triggers;
 pub mod wait;
 
@@ -73,7 +73,7 @@ pub(crate) struct Warm<'a> {
     pub(crate) limit: Bucket,
     pub(crate) journal: Journal,
     pub(crate) book: Book,
-    /// Nothing was copied by this process yet.
+    /// This process has not copied all disks yet.
     pub(crate) first: bool,
 }
 
@@ -119,15 +119,16 @@ impl Warm<'_> {
         self.last_round().await
     }
 
-    /// Was the cutover of an earlier process interrupted? Then it goes on, if the machine is off or may be switched off.
+    /// Was the cutover of an earlier process interrupted? Then it goes on, if the machine is off, or may be switched off and
+    /// needs no more than its last changes copied.
     async fn begun_cutover(&mut self) -> Result<Option<String>, WarmError> {
         let entries = journal::read(&self.job.files.journal())?;
         if !journal::cut_over(&entries) {
             return Ok(None);
         }
-        let power = self.vsphere.power(&self.book.machine).await?;
-        let may = self.two_phase.shutdown.mode != ShutdownMode::Never;
-        Ok((power.state == PowerState::Off || may)
+        let machine = self.vsphere.machine_of(&self.book.machine).await?;
+        let may = self.two_phase.shutdown.mode != ShutdownMode::Never && machine.change_tracking;
+        Ok((machine.power == PowerState::Off || may)
             .then(|| "the job was interrupted after its cutover had begun".to_owned()))
     }
 

@@ -18,6 +18,8 @@ mod nbd;
 mod overlays;
 /// Logs that real virt-v2v printed, through the parsers.
 mod parser_replay;
+/// The verb `plan`: what it shows, what it refuses as the job does, and that it begins nothing.
+mod plan;
 /// Cancel and death: TERM, INT and KILL to virt-v2v, worker and supervisor, and what is left afterwards.
 mod signals;
 /// Guests of this host and of an ssh host opened for the copy engine: what each disk serves is the disk.

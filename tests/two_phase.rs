@@ -7,6 +7,8 @@
 
 /// Signals while copies are made, converted and committed.
 mod cancelled;
+/// What `plan` shows, against what runs.
+mod planned;
 /// What is refused before anything begins.
 mod refused;
 /// Interrupted jobs, and those that go on with them.

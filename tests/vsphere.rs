@@ -6,13 +6,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 /// Certificates made by openssl.
-mod certificates;
+pub mod certificates;
 /// Which areas of a disk changed, as hosts really tell it.
 mod changes;
 /// The scripted server's certificate and its clients.
 mod lab;
 /// Snapshots, tasks, power and changed areas against the scripted server.
 mod operations;
+/// The plan of a machine, running and off, and the job that it is a plan of.
+mod planned;
 /// Sessions that end, and servers that are slow, broken or bad.
 mod scripted;
 /// The scripted server.

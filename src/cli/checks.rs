@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::log::chain;
+use crate::preflight;
 use crate::site::Site;
 
 /// What a check found: nothing, or a sentence.
@@ -28,8 +29,6 @@ const CHECKS: [Check; 9] = [
     ("rhv-guest-tools", virtio_win),
 ];
 
-/// Without a site configuration the old container had its drivers here (contract.md 1.2, `virtio_win`).
-const VIRTIO_WIN: &str = "/usr/share/virtio-win";
 const QUICK: Duration = Duration::from_secs(30);
 /// libguestfs-test-tool boots an appliance: half a minute in software emulation, more on a busy host.
 const APPLIANCE: Duration = Duration::from_secs(600);
@@ -90,11 +89,7 @@ fn libguestfs(site: &Site) -> Finding {
 }
 
 fn virtio_win(site: &Site) -> Finding {
-    let path = site.virtio_win.clone().unwrap_or_else(|| PathBuf::from(VIRTIO_WIN));
-    if path.exists() {
-        return Ok(());
-    }
-    Err(format!("There are no Windows drivers at {}: install virtio-win or set virtio_win", path.display()))
+    preflight::windows_drivers(site.virtio_win.as_deref())
 }
 
 /// A /dev/kvm may exist, run a boot sector, and hang in the first kernel; libguestfs then hangs without a word. So a

@@ -6,7 +6,7 @@ use crate::job::{JobFiles, Taken};
 use crate::log::chain;
 use crate::site::{Caller, Site};
 use crate::two_phase::earlier;
-use crate::{journal, put_back, start, sweep};
+use crate::{journal, put_back, start, sweep, undo};
 
 /// Exit code 0: the source is as it was found.
 pub(super) fn run(tag: &str, given: Option<&mut dyn Read>, out: &mut impl Write) -> std::io::Result<u8> {
@@ -48,7 +48,8 @@ fn clean(site: &Site, files: &JobFiles, given: Option<&mut dyn Read>) -> Result<
     };
     let path = earlier::journal_of(files);
     let entries = journal::read(&path).map_err(|error| one(&error))?;
-    if entries.is_empty() {
+    // In layout uci it may be that of another job.
+    if !entries.iter().any(|entry| matches!(entry, journal::Entry::Job { tag: own } if own == tag)) {
         return Err(vec![format!("there is no job {tag}; virt-v2v-wrapper jobs lists them")]);
     }
     if let Some(by) = entries.iter().find_map(|entry| match entry {
@@ -65,8 +66,11 @@ fn clean(site: &Site, files: &JobFiles, given: Option<&mut dyn Read>) -> Result<
     }
     let plan = start::plan_again(site, files, given)?;
     let problems = put_back::put_back_alone(&plan, &path).map_err(|error| one(&error))?;
-    match problems.is_empty() {
-        true => Ok(format!("put back: {left}")),
-        false => Err(problems),
+    if !problems.is_empty() {
+        return Err(problems);
     }
+    for problem in undo::remove_kept(&entries) {
+        super::complain(&problem);
+    }
+    Ok(format!("put back: {left}"))
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::job::{JobFiles, Taken};
+use crate::journal::Entry;
 use crate::log::chain;
 use crate::site::{Caller, Site};
 use crate::state::State;
@@ -96,15 +97,21 @@ fn outcome(state: &State) -> &'static str {
 
 /// Removes the files of a job that is over; a running one is never touched.
 fn remove(files: &JobFiles, force: bool) -> u8 {
-    let left = match journal::read(&files.journal()) {
-        Ok(entries) => put_back::left(&entries),
+    let entries = match journal::read(&files.journal()) {
+        Ok(entries) => entries,
         Err(error) => return super::complain(&chain(&error)),
     };
+    let left = put_back::left(&entries);
+    // With layout uci the place of the job does not tell its tag.
+    let tag = entries.iter().find_map(|entry| match entry {
+        Entry::Job { tag } => Some(tag),
+        _ => None,
+    });
     match files.take_lock() {
         Ok(Taken::Free(_) | Taken::Gone) if !left.is_clean() && !force => super::complain(&format!(
             "job {tag} has left on its source: {left}. Put that back first (virt-v2v-wrapper cleanup {tag}), or remove its \
              files all the same with --force",
-            tag = files.tag
+            tag = tag.unwrap_or(&files.tag)
         )),
         Ok(Taken::Free(_) | Taken::Gone) => match files.remove() {
             Ok(()) => 0,

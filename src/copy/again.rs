@@ -138,6 +138,18 @@ impl Job {
         Ok(())
     }
 
+    /// What changed, and all of each chunk that a delta before this one began to write and did not finish. What was to be
+    /// copied then changed since, too, so it is listed again; but maybe not in the same pieces, and a chunk that was listed
+    /// as a whole then must not be completed by a part.
+    pub fn and_unfinished(&self, changed: &Extents) -> Extents {
+        let size = self.ledger.identity().size;
+        let chunks = 0..chunk::count(size);
+        let unfinished = chunks.filter(|index| self.ledger.standing(*index) < Standing::Flushed);
+        let unfinished =
+            unfinished.map(|index| Extent::new(index * CHUNK, chunk::length(index, size), Kind::Data));
+        Extents::normalize(changed.iter().chain(unfinished))
+    }
+
     /// Before a copy that was interrupted goes on with a newer state of the source: what changed in between is to be
     /// copied anew, whole chunks of it.
     pub async fn forget(&self, changed: &Extents) -> Result<(), CopyError> {

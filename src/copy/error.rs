@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::ledger::LedgerError;
 use super::reader::ReadError;
 use super::target::TargetError;
-use crate::log::chain;
 
 /// A disk is not copied. What is in its ledger stays true.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +16,7 @@ pub enum CopyError {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// The record of what is finished.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// The target does not hold what was written to it.
     #[error(

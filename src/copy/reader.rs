@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroU64;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
@@ -109,6 +110,16 @@ impl Reader {
                 },
             }
         }
+    }
+
+    /// Starts the server, once: how long it is tried is the caller's to say. Gives the disk's size in bytes.
+    pub async fn try_open(&self) -> Result<u64, ReadError> {
+        Ok(self.session().await?.pool.export().size())
+    }
+
+    /// Pauses between two tries.
+    pub fn pauses(&self) -> Vec<Duration> {
+        self.patience.retries.clone()
     }
 
     /// The running session, or a new one.
@@ -315,8 +326,11 @@ struct Failure {
 
 fn failure(error: &nbd::error::Error, session: &Session) -> Failure {
     let server = session.server.last_error();
-    // VDDK's words for a host whose NFC memory is used up; the error number is EIO then.
-    let no_memory = |said: &str| said.to_ascii_lowercase().contains("failed to allocate");
+    // VDDK's words for a host whose NFC memory is used up; the error number is EIO then. The second ones come last.
+    let no_memory = |said: &str| {
+        let said = said.to_ascii_lowercase();
+        said.contains("failed to allocate") || said.contains("memory allocation failed")
+    };
     let too_large = error.is_too_large() || server.as_deref().is_some_and(no_memory);
     // A server that says that it is leaving says so until its clients have gone.
     if error.ends_connection() || error.errno() == Some(nbd::reply::Errno::Shutdown) {

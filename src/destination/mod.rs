@@ -128,6 +128,14 @@ impl Selected {
         }
     }
 
+    /// What [`Selected::prepare`] will refuse, whatever the job.
+    pub fn refusal(&self) -> Option<DestinationError> {
+        match self {
+            Self::Openstack(_) => Some(openstack::NOT_YET),
+            Self::Local(_) | Self::Ovirt(_) | Self::Kubevirt => None,
+        }
+    }
+
     /// See [`Destination::prepare`].
     pub async fn prepare(&self, job: &Job, journal: &mut Journal) -> Result<Handle, DestinationError> {
         match self {

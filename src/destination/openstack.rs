@@ -10,6 +10,12 @@ use crate::job::Job;
 use crate::journal::Journal;
 use crate::state::State;
 
+/// What is said to every such job.
+pub(super) const NOT_YET: DestinationError = DestinationError::NotYet(
+    "OpenStack: this version cannot create the server from the converted volumes yet, so nothing was begun; use \
+     output_directory and upload the result, or another destination",
+);
+
 /// `osp_environment`.
 #[derive(Debug)]
 pub struct Openstack;
@@ -18,10 +24,7 @@ impl Destination for Openstack {
     type Handle = Infallible;
 
     async fn prepare(&self, _job: &Job, _journal: &mut Journal) -> Result<Infallible, DestinationError> {
-        Err(DestinationError::NotYet(
-            "OpenStack: this version cannot create the server from the converted volumes yet, so nothing was begun; \
-             use output_directory and upload the result, or another destination",
-        ))
+        Err(NOT_YET)
     }
 
     async fn finalize(&self, handle: Infallible, _state: &State) -> Result<Option<String>, DestinationError> {

@@ -54,7 +54,7 @@ impl Export {
                 if let Some(transports) = transports {
                     line.add(format!("transports={transports}"));
                 }
-                log_file(files, filters, &mut line);
+                filter_options(files, filters, &mut line);
                 // Of this child only: the libraries in there break other programs (peers.md 6.3, row 27).
                 line.env("LD_LIBRARY_PATH", library_directories(libdir, library_path));
             }
@@ -75,7 +75,7 @@ impl Export {
                 if let Some(known_hosts) = known_hosts {
                     line.add(joined("known-hosts=", known_hosts));
                 }
-                log_file(files, filters, &mut line);
+                filter_options(files, filters, &mut line);
                 match login {
                     Login::Agent(socket) => line.env("SSH_AUTH_SOCK", socket),
                     // Keys of somebody's agent would use up the tries that the host grants.
@@ -123,8 +123,14 @@ fn add_filters(filters: Filters, line: &mut CommandLine) {
     }
 }
 
-/// The log filter's parameters come last, and only it knows them.
-fn log_file(files: &Files, filters: Filters, line: &mut CommandLine) {
+/// The filters' parameters come last, and only they know them.
+fn filter_options(files: &Files, filters: Filters, line: &mut CommandLine) {
+    if filters.retry {
+        // By default a minute passes before a failed read is told. Those who read try again themselves, and a read that is
+        // too large for the host's memory fails each time.
+        line.add("retries=1");
+        line.add("retry-delay=1");
+    }
     if filters.log {
         line.add(joined("logfile=", &files.log));
         line.add("logappend=true");

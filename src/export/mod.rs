@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use crate::plan::TwoPhasePrograms;
 use crate::source::local::ImageFormat;
 
 pub mod argv;
@@ -140,6 +141,21 @@ impl Files {
         };
         let file = |end| private.join(format!("{name}-{key}.{end}"));
         Self { socket: file("sock"), pid: file("pid"), log: file("log") }
+    }
+
+    /// Those of the qemu-nbd that writes a copy: no source disk has such a number.
+    pub fn of_target(private: &Path, disk: usize) -> Self {
+        Self::new(private, Program::QemuNbd, 500_000 + disk as u32)
+    }
+}
+
+impl Program {
+    /// Where it is.
+    pub fn path(self, programs: &TwoPhasePrograms) -> &Path {
+        match self {
+            Program::Nbdkit => &programs.nbdkit,
+            Program::QemuNbd => &programs.qemu_nbd,
+        }
     }
 }
 

@@ -137,3 +137,43 @@ fn an_end_that_is_over_is_told() {
         assert_eq!(told, expected, "{at}: {:?}", plan.warnings);
     }
 }
+
+/// What is told of a guest before it is copied: Windows without drivers, and disks that do not fit.
+#[test]
+fn a_guest_is_warned_of_before_it_is_copied() {
+    let root = tempfile::tempdir().unwrap();
+    let mut plan = a_plan(to_directory(root.path()));
+    let guest = |os: Option<&str>, size: u64| {
+        let disk = crate::guest::Disk { size: Some(size), ..Default::default() };
+        Guest { os: os.map(str::to_owned), disks: vec![disk.clone(), disk], ..Guest::default() }
+    };
+    let windows =
+        [Some("windows9Server64Guest"), Some("winXPProGuest"), Some("Microsoft Windows 10 (64-bit)")];
+    let others = [None, Some("rhel8_64Guest"), Some("darwin20_64Guest")];
+    plan.tools.virtio_win = Some(root.path().join("gone"));
+    for (systems, warned) in [(windows, true), (others, false)] {
+        for os in systems {
+            let told = of_guest(&plan, &guest(os, 1), false);
+            assert_eq!(
+                told.iter().any(|line| line.contains("no Windows drivers")),
+                warned,
+                "{os:?}: {told:?}"
+            );
+        }
+    }
+    plan.tools.virtio_win = Some(root.path().to_owned());
+    assert_eq!(of_guest(&plan, &guest(windows[0], 1), false), [""; 0]);
+
+    let free = free_bytes(root.path()).unwrap();
+    let told = of_guest(&plan, &guest(None, free), false);
+    assert!(matches!(&told[..], [line] if line.contains("the conversion fails")), "{told:?}");
+    assert_eq!(
+        of_guest(&plan, &guest(None, free), true),
+        [""; 0],
+        "what a resumed job still needs is not known"
+    );
+    assert_eq!(room(&plan, &guest(None, 1 << 20)).unwrap().worst_case, 2 << 20);
+    plan.output_format = DiskFormat::Qcow2;
+    assert!(room(&plan, &guest(None, 1 << 20)).unwrap().worst_case > 2 << 20);
+    assert!(!room(&plan, &guest(None, u64::MAX)).unwrap().is_enough());
+}

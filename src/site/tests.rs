@@ -23,6 +23,7 @@ fn every_key_is_read() {
         virtio_win = "/w"
         tmp_dir = "/t"
         libguestfs_backend_settings = "force_tcg"
+        patience_percent = 300
         "#,
     );
     let expected = Site {
@@ -39,6 +40,7 @@ fn every_key_is_read() {
         virtio_win: Some("/w".into()),
         tmp_dir: "/t".into(),
         libguestfs_backend_settings: Some("force_tcg".into()),
+        patience_percent: 300,
     };
     assert_eq!(site, Ok(expected));
     assert_eq!(parse(""), Ok(Site::default()));
@@ -51,6 +53,10 @@ fn errors_name_the_file_and_the_key() {
         ("[a]\nb = 1", "site configuration /x/config.toml: unknown key a"),
         ("daemonize = 1", "site configuration /x/config.toml: daemonize: expected a boolean, found a number"),
         ("layout = \"x\"", "site configuration /x/config.toml: layout: expected `job` or `uci`"),
+        (
+            "patience_percent = 0",
+            "site configuration /x/config.toml: patience_percent: must be 1 to 10000, not 0",
+        ),
         ("tmp_dir = \"t\"", "site configuration /x/config.toml: tmp_dir: t is not an absolute path"),
         ("nbdkit = \"nbdkit\"", "site configuration /x/config.toml: nbdkit: nbdkit is not an absolute path"),
         (

@@ -44,7 +44,7 @@ pub enum SshError {
 
 /// Starts an agent with the key and gives its socket.
 pub async fn start_agent(tag: &str, key: &SshKey, private: &Path) -> Result<PathBuf, SshError> {
-    let socket = private.join("agent");
+    let socket = agent_socket(private);
     let mut agent = Tool::new(Path::new("ssh-agent"), tag);
     agent.command().arg("-D").arg("-a").arg(&socket);
     let agent = agent.spawn().map_err(|error| SshError::Agent(error.to_string()))?;
@@ -54,6 +54,11 @@ pub async fn start_agent(tag: &str, key: &SshKey, private: &Path) -> Result<Path
         .map_err(|exit| SshError::Agent(describe(exit)))?;
     add_key(tag, key, &socket, private).await?;
     Ok(socket)
+}
+
+/// Where the agent listens.
+pub fn agent_socket(private: &Path) -> PathBuf {
+    private.join("agent")
 }
 
 async fn add_key(tag: &str, key: &SshKey, socket: &Path, private: &Path) -> Result<(), SshError> {

@@ -6,14 +6,12 @@
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::JoinSet;
 
 use super::earlier;
 use crate::copy::ledger::{Identity, Ledger, LedgerError};
@@ -21,18 +19,22 @@ use crate::copy::reader::{Patience, ReadError, Reader, Serving};
 use crate::copy::target::file::{Allocation, FileTarget};
 use crate::copy::target::nbd_image::{Image, NbdTarget};
 use crate::copy::target::{Target, TargetError};
-use crate::copy::{self, Copied, CopyError, Shared, Told, Tuning};
+use crate::copy::{self, CopyError, Shared, Told};
 use crate::domain::Placed;
 use crate::event::Event;
-use crate::export::{Files, Filters, Program};
-use crate::extent::{Extents, Kind};
+use crate::export::{Files, Filters};
 use crate::job::Job;
-use crate::log::chain;
-use crate::phase::{DiskPhase, Phase};
+use crate::phase::DiskPhase;
 use crate::plan::{DiskFormat, TwoPhase};
 use crate::source::slots::{self, SlotError, Slots};
 use crate::source::{self, Opened, SourceError};
-use crate::throttle::bucket::Bucket;
+
+mod one;
+mod round;
+mod side_by_side;
+
+use one::{One, Room};
+pub(crate) use round::{Round, What};
 
 /// Memory for data, over all disks of a job. With it a job stays under 256 MiB whatever the size of its disks.
 const MEMORY: usize = 96 << 20;
@@ -54,10 +56,10 @@ pub enum CopiesError {
         found: String,
     },
     /// It cannot be asked whether the disks changed.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Source(#[from] SourceError),
     /// The readers of a host cannot be counted.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Slots(#[from] SlotError),
     /// A disk changed while it was copied.
     #[error(
@@ -92,42 +94,6 @@ impl From<LedgerError> for CopiesError {
     }
 }
 
-/// What a round copies of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum What {
-    /// All that the ledger does not have.
-    Missing,
-    /// The same, and what changed since the rest was copied.
-    MissingAnd(Extents),
-    /// What changed since the round before; the ledger has the whole disk.
-    Changed(Extents),
-    /// All that the source holds otherwise than the ledger says: nobody can tell what changed.
-    Differing,
-}
-
-/// One round over all disks.
-#[derive(Debug)]
-pub(crate) struct Round {
-    /// From 0.
-    pub(crate) number: u32,
-    /// The machine is off, and nothing is copied after it.
-    pub(crate) last: bool,
-    /// It follows other rounds of this process.
-    pub(crate) follows: bool,
-    /// Of a machine that runs: whether a disk changed since is known by its change id, not by a mark.
-    pub(crate) warm: bool,
-    /// For each disk: what is copied, and from which change id on; `*` is all of it.
-    pub(crate) disks: Vec<(What, String)>,
-}
-
-impl Round {
-    /// The only round of a machine that is off.
-    pub(crate) fn only(disks: usize) -> Self {
-        let all = vec![(What::Missing, "*".to_owned()); disks];
-        Self { number: 0, last: true, follows: false, warm: false, disks: all }
-    }
-}
-
 /// A round that is to be copied.
 pub(crate) struct Copies<'a> {
     pub(crate) job: &'a Job,
@@ -142,65 +108,6 @@ pub(crate) struct Copies<'a> {
 }
 
 impl Copies<'_> {
-    /// All of it, and for each disk how many bytes of data that were, or why not all of them are copied; the checksums are
-    /// told by events. In the last round the first failure ends it.
-    pub(crate) async fn run(&self, limit: Bucket) -> Result<Vec<Result<u64, CopyError>>, CopiesError> {
-        let programs = &self.two_phase.programs;
-        let filters = match self.opened.disks.iter().any(|disk| disk.export.program() == Program::Nbdkit) {
-            true => Filters::probe(&programs.nbdkit, &self.job.files.tag).await,
-            false => Filters::default(),
-        };
-        let _slots = self.take_slots().await?;
-        // One memory of the host behind all disks: what one cannot read at once, the others cannot either.
-        let smallest = self.opened.disks.iter().map(|disk| disk.read_size).min().unwrap_or(1 << 20);
-        let read_size = Rc::new(Cell::new(smallest));
-        let shared = Shared::new(MEMORY, Tuning::default(), limit);
-        let mut jobs = Vec::new();
-        for disk in 0..self.opened.disks.len() {
-            let reader = self.reader(filters, disk, Rc::clone(&read_size));
-            jobs.push(self.prepare(disk, reader, &shared).await?);
-            if !self.round.follows {
-                self.enter(disk, DiskPhase::Created);
-            }
-        }
-        let Round { number, last, .. } = *self.round;
-        self.say(Event::Entered(Phase::PreCopy { round: number, last }));
-        let room = Rc::new(Room::new(self.placed));
-        let mut running = JoinSet::new();
-        for (disk, (job, (what, since))) in jobs.iter().zip(&self.round.disks).enumerate() {
-            let path = self.opened.disks[disk].export.disk();
-            let (job, tell, room) = (Rc::clone(job), self.tell.clone(), Rc::clone(&room));
-            let one = One { disk, path, last, job, tell, room };
-            let (what, since) = (what.clone(), since.clone());
-            running.spawn_local(async move { (disk, one.copy(what, since).await) });
-        }
-        let stopped = || Err(CopyError::Stopped { disk: "a disk".to_owned() });
-        let mut results: Vec<_> = jobs.iter().map(|_| stopped()).collect();
-        while let Some(ended) = running.join_next().await {
-            match ended {
-                // The others are dropped with the set; what they finished is in their ledgers.
-                Ok((_, Err(error))) if last => return Err(error.into()),
-                Ok((disk, result)) => results[disk] = result,
-                Err(_) if last => return Err(CopyError::Stopped { disk: "a disk".to_owned() }.into()),
-                Err(_) => {}
-            }
-        }
-        for (job, result) in jobs.into_iter().zip(&mut results) {
-            let closed = match Rc::into_inner(job) {
-                Some(job) => job.close().await,
-                None => Err(CopyError::Stopped { disk: "a disk".to_owned() }),
-            };
-            // What is not durable is not copied.
-            if let (true, Err(error)) = (result.is_ok(), closed) {
-                *result = Err(error);
-            }
-        }
-        if last && let Some(position) = results.iter().position(Result::is_err) {
-            results.swap_remove(position)?;
-        }
-        Ok(results)
-    }
-
     /// As many readers as the host of the disks bears, over all jobs.
     async fn take_slots(&self) -> Result<Option<Slots>, CopiesError> {
         let disks = &self.opened.disks;
@@ -225,12 +132,8 @@ impl Copies<'_> {
 
     fn reader(&self, filters: Filters, disk: usize, read_size: Rc<Cell<u32>>) -> Reader {
         let source = &self.opened.disks[disk];
-        let program = match source.export.program() {
-            Program::Nbdkit => &self.two_phase.programs.nbdkit,
-            Program::QemuNbd => &self.two_phase.programs.qemu_nbd,
-        };
         let serving = Serving {
-            program: program.clone(),
+            program: source.export.program().path(&self.two_phase.programs).to_owned(),
             tag: self.job.files.tag.clone(),
             export: source.export.clone(),
             filters,
@@ -239,24 +142,36 @@ impl Copies<'_> {
             number: disk as u32,
             connections: NonZeroUsize::new(source.connections).unwrap_or(NonZeroUsize::MIN),
         };
-        Reader::new(serving, Patience::default(), read_size)
+        let tools = &self.job.plan.tools;
+        Reader::new(serving, Patience::default().times(|usual| tools.patience(usual)), read_size)
     }
 
-    /// Source, target and ledger of one disk.
+    /// Source, target and ledger of one disk whose source is open.
     async fn prepare(
         &self,
         disk: usize,
         reader: Reader,
+        size: u64,
         shared: &Shared,
     ) -> Result<Rc<copy::Job>, CopiesError> {
         let placed = &self.placed[disk];
         let identity = Identity {
             source: self.opened.guest.disks[disk].path.clone(),
-            size: reader.open().await?,
+            size,
             mark: self.opened.disks[disk].mark.clone(),
             target: placed.path.clone(),
             format: placed.format,
         };
+        let told = self.opened.guest.disks[disk].size;
+        if self.round.warm && told != Some(identity.size) {
+            // What changed behind the end that vSphere tells would never be asked for.
+            let bytes = |size: u64| format!("{size} bytes");
+            return Err(CopiesError::Other {
+                what: "the size of the disk differs",
+                copied: bytes(told.unwrap_or_default()),
+                found: bytes(identity.size),
+            });
+        }
         self.say(Event::DiskSized { disk, size: identity.size });
         let path = earlier::ledger(self.directory, disk);
         let kept = match path.exists() {
@@ -299,10 +214,7 @@ impl Copies<'_> {
             // Of an interrupted job that had finished nothing: the journal says that the file is this job's.
             remove(&path)?;
         }
-        let allocation = match self.job.plan.allocation.as_deref() {
-            Some("preallocated") => Allocation::Preallocated,
-            _ => Allocation::Sparse,
-        };
+        let allocation = Allocation::of(self.job.plan.allocation.as_deref());
         match format {
             DiskFormat::Raw => {
                 let made = move || match resumed {
@@ -318,7 +230,7 @@ impl Copies<'_> {
                     true => image.check(&programs.qemu_img).await?,
                     false => image.create(&programs.qemu_img, size, allocation).await?,
                 }
-                let files = Files::new(self.private, Program::QemuNbd, 500_000 + disk as u32);
+                let files = Files::of_target(self.private, disk);
                 let target = NbdTarget::open(&programs.qemu_nbd, image, files, size, !resumed);
                 Ok(Target::Image(Box::new(target.await?)))
             }
@@ -340,95 +252,6 @@ impl Copies<'_> {
 
 fn shown(mark: &Option<String>) -> String {
     mark.clone().unwrap_or_else(|| "unknown".to_owned())
-}
-
-/// One disk of a round.
-struct One {
-    disk: usize,
-    /// Its file in this round.
-    path: String,
-    last: bool,
-    job: Rc<copy::Job>,
-    tell: UnboundedSender<Event>,
-    room: Rc<Room>,
-}
-
-impl One {
-    fn say(&self, event: Event) {
-        // The other end is only gone when the stage is over.
-        drop(self.tell.send(event));
-    }
-
-    /// From its map to its checksum.
-    async fn copy(&self, what: What, since: String) -> Result<u64, CopyError> {
-        let disk = self.disk;
-        self.say(Event::DiskEntered { disk, phase: DiskPhase::Mapping });
-        let path = self.path.clone();
-        self.say(Event::RoundBegan { disk, path, change_id: since, at: now() });
-        let result = self.copy_what(what).await;
-        let told = match &result {
-            Ok((_, copied)) => Ok(copied.checksum().to_owned()),
-            Err(error) => Err(chain(error)),
-        };
-        self.say(Event::RoundEnded { disk, at: now(), last: self.last, result: told });
-        result.map(|(bytes, _)| bytes)
-    }
-
-    async fn copy_what(&self, what: What) -> Result<(u64, Copied), CopyError> {
-        let job = &self.job;
-        let copying = || self.say(Event::DiskEntered { disk: self.disk, phase: DiskPhase::Copying });
-        if let What::Changed(areas) = what {
-            copying();
-            let bytes = areas.covered_by(Kind::Data);
-            job.delta(areas).await?;
-            return Ok((bytes, job.seal().await?));
-        }
-        if let What::MissingAnd(changed) = &what {
-            job.forget(changed).await?;
-        }
-        let extents = job.reader.extents(job.ledger.identity().size).await?;
-        if let Some(text) = self.room.warning(job.target.path(), extents.covered_by(Kind::Data)) {
-            self.say(Event::Warning { text });
-        }
-        copying();
-        let bytes = extents.covered_by(Kind::Data);
-        if what != What::Differing {
-            return Ok((bytes, job.copy(extents).await?));
-        }
-        let differed = job.refresh(extents).await?;
-        tracing::info!("{}: {differed} bytes differed", job.reader.disk());
-        Ok((bytes, job.seal().await?))
-    }
-}
-
-/// Whether the data of all disks fit where they go. A full target pauses the copy; this says so hours before.
-struct Room {
-    needed: Cell<u64>,
-    free: Option<u64>,
-}
-
-impl Room {
-    fn new(placed: &[Placed]) -> Self {
-        let is_device = |path: &Path| path.metadata().is_ok_and(|data| data.file_type().is_block_device());
-        let file = placed.iter().find(|placed| !is_device(&placed.path));
-        let directory = file.and_then(|placed| placed.path.parent());
-        let free = directory.and_then(|directory| nix::sys::statvfs::statvfs(directory).ok());
-        let free = free.map(|system| system.blocks_available() * system.fragment_size());
-        Self { needed: Cell::new(0), free }
-    }
-
-    fn warning(&self, path: &Path, more: u64) -> Option<String> {
-        let needed = self.needed.get() + more;
-        self.needed.set(needed);
-        let free = self.free.filter(|free| *free < needed)?;
-        Some(format!(
-            "the file system of {} has {} MiB free, and up to {} MiB are to be copied: when it is full, the copy waits \
-             for room",
-            path.display(),
-            free >> 20,
-            needed >> 20
-        ))
-    }
 }
 
 fn event(disk: usize, news: Told) -> Event {

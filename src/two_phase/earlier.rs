@@ -165,13 +165,12 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
     let entries = journal::read(&journal_of(files))?;
     let (from, to) = (files.copies(), job.files.copies());
     journal.record_once(&Entry::Copies { directory: to.clone() })?;
-    for entry in Footprint::of(&entries).entries() {
-        journal.record(&entry)?;
-    }
     for entry in &entries {
         match entry {
             Entry::OutputFile { .. } | Entry::Resumable => journal.record_once(entry)?,
             Entry::Copied if stage != Stage::Copying => journal.record_once(entry)?,
+            // Nobody asks for it again.
+            Entry::Cutover if journal::cut_over(&entries) => journal.record_once(entry)?,
             // Of a conversion that does not count any more: they go with this job.
             Entry::Converted { overlays, .. } if stage == Stage::Copying => {
                 journal.record_once(&Entry::OverlayDirectory { path: overlays.clone() })?;
@@ -180,7 +179,17 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
             _ => {}
         }
     }
+    if stage == Stage::Copying && journal::cut_over(&entries) {
+        // The machine may be off already.
+        journal.record_once(&Entry::Cutover)?;
+    }
     let own = journal_of(files);
+    // From here until one of the two has them, the directory of the copies tells whose the source is.
+    journal.record(&Entry::Resuming { tag: files.tag.clone() })?;
+    Journal::open(&own)?.record(&Entry::Resuming { tag: job.files.tag.clone() })?;
+    for entry in Footprint::of(&entries).entries() {
+        journal.record(&entry)?;
+    }
     std::fs::rename(&from, &to).map_err(|source| EarlierError::File {
         what: "take over",
         path: from.clone(),
@@ -245,7 +254,7 @@ pub fn recall(directory: &Path) -> Result<(Known, Vec<(Placed, String)>), Earlie
     Ok((known, disks))
 }
 
-/// Whether a ledger says of any chunk that it is finished.
+/// Whether a ledger says of any chunk that it is finished, or was before parts of it were written again.
 pub fn has_finished(ledger: &Ledger) -> bool {
-    ledger.count(Standing::Flushed) > 0
+    ledger.count(Standing::Stale) > 0
 }

@@ -17,7 +17,8 @@ use crate::journal::{Entry, Journal, JournalError};
 use crate::plan::problems::names_a_secret;
 use crate::two_phase::earlier::{self, EarlierError};
 
-const FILE: &str = "document.json";
+/// Its name in the directory of the copies.
+pub const FILE: &str = "document.json";
 /// Shorter ones are in every text.
 const SHORTEST_SECRET: usize = 4;
 
@@ -99,7 +100,7 @@ pub fn keep(job: &Job, document: &[u8]) -> Result<(), KeptError> {
     Journal::open(&job.files.journal())?.record(&Entry::Copies { directory: directory.clone() })?;
     DirBuilder::new().mode(0o700).create(&directory).map_err(error)?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    file.and_then(|mut file| file.write_all(&kept)).map_err(error)
+    file.and_then(|mut file| file.write_all(&kept).and_then(|()| file.sync_all())).map_err(error)
 }
 
 /// Is there a secret in a value, or below it? What is named like one is taken for one.

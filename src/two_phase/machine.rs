@@ -50,8 +50,8 @@ pub(super) async fn switch_off(
         let entry = Entry::Machine { moref: machine.moref.clone() };
         journal.record_once(&entry).map_err(|error| Failure::broken(&error))?;
         let shutdown = &two_phase.shutdown;
-        let off =
-            Off { vsphere: &vsphere, machine: &machine.moref, guest: &machine.guest, shutdown, tell: &tell };
+        let (moref, guest, tools) = (&machine.moref, &machine.guest, &job.plan.tools);
+        let off = Off { vsphere: &vsphere, machine: moref, guest, shutdown, tools, tell: &tell };
         off.reach(&mut journal).await.map_err(failed)
     };
     let off = desk.attend(throttling, events, stage).await;
@@ -85,8 +85,20 @@ pub(super) async fn stage_of_now(
             now.guest.name
         )));
     }
-    let text = "the machine was switched on since its last change was copied: copying goes on".to_owned();
+    let text =
+        "the machine was switched on or reconfigured since its last change was copied: copying goes on"
+            .to_owned();
     desk.recorder.apply(Event::Warning { text });
+    if now.power == PowerState::Off {
+        // Nobody has to ask for the cutover of a machine that is down for it already.
+        desk.note(&Entry::Cutover)?;
+    }
+    for entry in &earlier.entries {
+        if let Entry::Converted { overlays, .. } = entry {
+            // Of a conversion that does not count any more: they go with this job.
+            desk.note(&Entry::OverlayDirectory { path: overlays.clone() })?;
+        }
+    }
     Ok(Stage::Copying)
 }
 
@@ -106,20 +118,27 @@ fn marks_then(job: &Job) -> Result<Vec<Option<String>>, String> {
 
 /// Whatever came of the job: what it changed on the machine is put back, and what cannot be is told.
 pub(super) async fn put_back(job: &Job, desk: &mut Desk<'_>, succeeded: bool) {
-    let entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
-        tracing::error!("{}", chain(&error));
-        Vec::new()
-    });
-    let left = Footprint::of(&entries).after(succeeded);
-    if left.is_clean() {
+    let left = || match journal::read(&job.files.journal()) {
+        Ok(entries) => put_back::left(&entries).after(succeeded),
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            Footprint::default()
+        }
+    };
+    let footprint = left();
+    if footprint.is_clean() {
         return;
     }
-    let what = Some(format!("vSphere, to put back what the job changed on the source: {left}"));
+    let what = Some(format!("vSphere, to put back what the job changed on the source: {footprint}"));
     desk.recorder.apply_now(Event::WaitingFor { what });
-    for problem in put_back::put_back(&job.plan, &left, desk.journal).await {
+    for problem in put_back::put_back(&job.plan, &footprint, desk.journal).await {
         let text = format!("the source is not as it was found: {problem}");
         tracing::error!("{text}");
         desk.recorder.apply(Event::Warning { text });
+    }
+    let left = left();
+    if !left.is_clean() {
+        desk.recorder.apply(Event::Warning { text: put_back::told(&left, &job.files.tag) });
     }
     desk.recorder.apply(Event::WaitingFor { what: None });
 }

@@ -14,6 +14,7 @@ use crate::job::Job;
 use crate::journal::{self, Entry, Journal};
 use crate::log::chain;
 use crate::plan::{self, TwoPhase};
+use crate::preflight;
 use crate::run::Failure;
 use crate::source::vsphere::Vsphere;
 use crate::throttle::Throttling;
@@ -56,7 +57,7 @@ impl Running<'_> {
         let directory = job.files.copies();
         let entries = journal::read(&job.files.journal()).map_err(|error| Failure::broken(&error))?;
         let own = Footprint::of(&entries).snapshots;
-        let Begun { known, book } = tokio::select! {
+        let Begun { known, book, notes } = tokio::select! {
             biased;
             signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),
             begun = begin(job, two_phase, vsphere, &directory, &own) => begun.map_err(failed)?,
@@ -68,6 +69,10 @@ impl Running<'_> {
             size: disk.size,
         });
         desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+        for text in preflight::of_guest(&job.plan, &known.guest, job.earlier.is_some()) {
+            desk.recorder.apply(Event::Warning { text });
+        }
+        notes.into_iter().for_each(|text| desk.recorder.apply(Event::Warning { text }));
         let placed = place(job, destination, &directory, &known, desk).await?;
         desk.note(&Entry::Machine { moref: book.machine.clone() })?;
         book.write(&directory).map_err(|error| failed(error.into()))?;

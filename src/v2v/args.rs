@@ -27,6 +27,16 @@ pub enum Arg {
     },
 }
 
+impl Arg {
+    /// As it may be shown: without the secret.
+    pub fn redacted(&self) -> String {
+        match self {
+            Arg::Plain(word) => word.to_string_lossy().into_owned(),
+            Arg::SecretFile { prefix, .. } => format!("{prefix}***"),
+        }
+    }
+}
+
 /// How a tool is to be run: virt-v2v, or a server of [`crate::export`].
 #[derive(Debug, Clone, Default)]
 pub struct CommandLine {
@@ -64,13 +74,15 @@ impl CommandLine {
         .collect()
     }
 
-    /// The arguments as they may be logged: no secret is in them, and where one is read from stands `***`.
+    /// The arguments as they may be shown: no secret is in them, and where one is read from stands `***`.
+    pub fn words(&self) -> Vec<String> {
+        self.args.iter().map(Arg::redacted).collect()
+    }
+
+    /// The same on one line, for the log.
     pub fn redacted(&self) -> String {
-        let words = self.args.iter().map(|arg| match arg {
-            Arg::Plain(word) => word.to_string_lossy().into_owned(),
-            Arg::SecretFile { prefix, .. } => format!("{prefix}***"),
-        });
-        words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+        let words = self.words();
+        words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
     }
 
     /// Adds an argument.

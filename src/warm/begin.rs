@@ -4,17 +4,20 @@ use std::path::Path;
 
 use super::WarmError;
 use super::book::Book;
+use crate::guest::Disk;
 use crate::job::Job;
 use crate::plan::{Quiesce, TwoPhase};
 use crate::source::vsphere::machine::Inventory;
 use crate::source::vsphere::verdict::{self, Verdict};
-use crate::source::vsphere::{Tools, Vsphere};
+use crate::source::vsphere::{DiskVerdict, Tools, Vsphere};
 use crate::two_phase::{Known, earlier};
 
 /// A warm migration that may begin.
 pub(crate) struct Begun {
     pub(crate) known: Known,
     pub(crate) book: Book,
+    /// What the user should know.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Looks at the machine, and changes nothing. `own` are snapshots of this migration that may be there.
@@ -26,36 +29,57 @@ pub(crate) async fn begin(
     own: &[String],
 ) -> Result<Begun, WarmError> {
     let machine = vsphere.planned(&job.plan.vm_name).await?;
-    let name = || machine.guest.name.clone();
     tracing::info!("VM {:?} is {} with {} disks", machine.guest.name, machine.moref, machine.backings.len());
     let snapshots = vsphere.snapshots(&machine.moref).await?;
     let verdicts = verdict::verdicts(&machine, &snapshots, &|name| own.iter().any(|own| own == name));
-    let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
-        Verdict::Warm => None,
-        Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
-    });
-    let reasons: Vec<String> = unfit.collect();
-    if !reasons.is_empty() {
-        return Err(WarmError::Unfit { name: name(), reasons: reasons.join("; ") });
+    if let Some(error) = unfit(&machine, &verdicts) {
+        return Err(error);
     }
-    if two_phase.warm.as_ref().is_some_and(|warm| warm.quiesce == Quiesce::Require)
-        && vsphere.power(&machine.moref).await?.tools != Tools::Running
-    {
-        return Err(WarmError::NoTools { name: name() });
-    }
+    has_tools(two_phase, vsphere, &machine).await?;
     let begun = match (earlier::known(directory)?, Book::read(directory)?) {
         (Some(known), Some(book)) => gone_on_with(&machine, known, book)?,
         _ => Begun {
             book: Book::new(machine.moref.clone(), machine.backings.len()),
             known: Known { guest: machine.guest.clone(), domain: None },
+            notes: verdict::notes(&machine),
         },
     };
     Ok(begun)
 }
 
+/// Why not all disks can be copied while the machine runs, if they cannot.
+pub(crate) fn unfit(machine: &Inventory, verdicts: &[DiskVerdict]) -> Option<WarmError> {
+    let unfit = verdicts.iter().filter_map(|disk| match &disk.verdict {
+        Verdict::Warm => None,
+        Verdict::Cold { reason } | Verdict::Blocked { reason } => Some(format!("{}: {reason}", disk.label)),
+    });
+    let reasons: Vec<String> = unfit.collect();
+    let name = machine.guest.name.clone();
+    if !reasons.is_empty() {
+        return Some(WarmError::Unfit { name, reasons: reasons.join("; ") });
+    }
+    let untold = |disk: &&Disk| disk.key.is_none() || disk.size.is_none();
+    let untold = machine.guest.disks.iter().find(untold);
+    untold.map(|disk| WarmError::UntoldDisk { name, disk: disk.label.clone() })
+}
+
+/// What `snapshot_quiesce: require` needs.
+pub(crate) async fn has_tools(
+    two_phase: &TwoPhase,
+    vsphere: &Vsphere,
+    machine: &Inventory,
+) -> Result<(), WarmError> {
+    if two_phase.warm.as_ref().is_some_and(|warm| warm.quiesce == Quiesce::Require)
+        && vsphere.power(&machine.moref).await?.tools != Tools::Running
+    {
+        return Err(WarmError::NoTools { name: machine.guest.name.clone() });
+    }
+    Ok(())
+}
+
 fn gone_on_with(machine: &Inventory, known: Known, book: Book) -> Result<Begun, WarmError> {
     match book.machine == machine.moref && book.disks.len() == known.guest.disks.len() {
-        true => Ok(Begun { known, book }),
+        true => Ok(Begun { known, book, notes: verdict::notes(machine) }),
         false => Err(WarmError::OtherMachine {
             name: machine.guest.name.clone(),
             copied: book.machine,

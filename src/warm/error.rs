@@ -2,8 +2,6 @@
 
 use crate::copy::CopyError;
 use crate::journal::JournalError;
-use crate::log::chain;
-use crate::source::vsphere::error::ClientError;
 use crate::source::vsphere::inventory::InventoryError;
 use crate::source::vsphere::task::TaskError;
 use crate::source::vsphere::{OperationError, VsphereError};
@@ -16,10 +14,10 @@ use super::book::BookError;
 #[derive(Debug, thiserror::Error)]
 pub enum WarmError {
     /// The machine.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Vsphere(#[from] VsphereError),
     /// Something was to be done with it.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Operation(#[from] OperationError),
     /// Not all disks can be copied warm.
     #[error(
@@ -57,6 +55,16 @@ pub enum WarmError {
         /// The disk.
         disk: String,
     },
+    /// Without size and key nobody can be asked what changed of a disk.
+    #[error(
+        "vSphere does not tell size or key of {disk} of VM \"{name}\": it cannot be copied while the machine runs; use two_phase"
+    )]
+    UntoldDisk {
+        /// The machine.
+        name: String,
+        /// The disk.
+        disk: String,
+    },
     /// Another machine has the name by now.
     #[error("VM \"{name}\" is {found} by now, and {copied} was copied: start without resume")]
     OtherMachine {
@@ -68,7 +76,7 @@ pub enum WarmError {
         found: String,
     },
     /// What an earlier job left.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Earlier(#[from] EarlierError),
     /// Own snapshots that cannot be removed pile up.
     #[error(
@@ -121,16 +129,16 @@ pub enum WarmError {
         name: String,
     },
     /// The last round. Begins with the contract's words (6.3).
-    #[error("Error during final copy iteration: {}", chain(.0))]
+    #[error("Error during final copy iteration")]
     Last(#[source] Box<WarmError>),
     /// A disk cannot be copied, and another round would not help.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Copies(#[from] CopiesError),
     /// The book.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Book(#[from] BookError),
     /// The journal.
-    #[error("{}", chain(.0))]
+    #[error(transparent)]
     Journal(#[from] JournalError),
 }
 
@@ -144,13 +152,7 @@ impl WarmError {
             Self::Operation(OperationError::Task(TaskError::Client(error))) => error,
             _ => return false,
         };
-        matches!(
-            error,
-            ClientError::Unreachable { .. }
-                | ClientError::Slow { .. }
-                | ClientError::Status { .. }
-                | ClientError::Garbage { .. }
-        )
+        error.may_pass()
     }
 
     /// Errors that belong to the last round.

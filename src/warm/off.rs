@@ -14,12 +14,12 @@ use crate::event::Event;
 use crate::guest::Guest;
 use crate::journal::{Entry, Journal};
 use crate::log::chain;
-use crate::plan::{Shutdown, ShutdownMode};
+use crate::plan::{self, Shutdown, ShutdownMode};
 use crate::source::vsphere::machine::PowerState;
 use crate::source::vsphere::{Tools, Vsphere};
 
 /// How long a guest may take to shut down before it is switched off (peers.md 2.6).
-const GUEST_PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const GUEST_PATIENCE: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// vSphere may be away for so long while a machine is waited for.
 const LOST_PATIENCE: Duration = Duration::from_secs(600);
@@ -30,14 +30,15 @@ pub(crate) struct Off<'a> {
     pub(crate) machine: &'a str,
     pub(crate) guest: &'a Guest,
     pub(crate) shutdown: &'a Shutdown,
+    /// Of this host: how long it is patient.
+    pub(crate) tools: &'a plan::Tools,
     pub(crate) tell: &'a UnboundedSender<Event>,
 }
 
 /// How long the storage may settle after a machine went off: what it wrote last is on its way.
 pub(crate) fn settle(shutdown: &Shutdown, guest: &Guest) -> Duration {
-    let windows = guest.os.as_deref().is_some_and(|os| os.to_ascii_lowercase().starts_with("win"));
     Duration::from_secs(match shutdown.settle {
-        0 if windows => 30,
+        0 if guest.is_windows() => 30,
         0 => 15,
         seconds => seconds,
     })
@@ -82,16 +83,17 @@ impl Off<'_> {
     /// The guest is asked, and after a while not asked any more.
     async fn shut_down(&self, journal: &mut Journal) -> Result<(), WarmError> {
         journal.record(&Entry::SwitchedOff)?;
+        let patience = self.tools.patience(GUEST_PATIENCE);
         if let Err(error) = self.vsphere.shut_down_guest(self.machine).await {
             tracing::warn!("the guest cannot be shut down: {}", chain(&error));
-        } else if self.wait_for("to shut down", Some(GUEST_PATIENCE)).await? {
+        } else if self.wait_for("to shut down", Some(patience)).await? {
             return Ok(());
         }
         drop(self.tell.send(Event::Warning {
             text: format!(
                 "VM \"{}\" did not shut down within {} s and was switched off",
                 self.guest.name,
-                GUEST_PATIENCE.as_secs()
+                patience.as_secs()
             ),
         }));
         self.vsphere.power_off(self.machine).await?;
@@ -108,7 +110,9 @@ impl Off<'_> {
                 Ok(power) if power.state == PowerState::Off => break true,
                 Ok(_) => seen = Instant::now(),
                 // People take their time, and meanwhile a vCenter may be restarted.
-                Err(error) if seen.elapsed() < LOST_PATIENCE => tracing::warn!("{}", chain(&error)),
+                Err(error) if seen.elapsed() < self.tools.patience(LOST_PATIENCE) => {
+                    tracing::warn!("{}", chain(&error))
+                }
                 Err(error) => return Err(error.into()),
             }
             if patience.is_some_and(|patience| began.elapsed() >= patience) {

@@ -38,6 +38,7 @@ impl Warm<'_> {
     /// A round of a machine that may run. `None`: no disk got further.
     pub(super) async fn round(&mut self) -> Result<Option<Measured>, WarmError> {
         let number = self.book.round;
+        let began = now();
         self.look().await?;
         let snapshot = self.take_snapshot(number).await?;
         let snapshot_at = now();
@@ -57,13 +58,13 @@ impl Warm<'_> {
         }
         self.book.round += 1;
         self.book.write(&self.directory)?;
-        let began = now();
-        self.say(Event::RoundStarted { round: number, last: false, at: began });
+        self.say(Event::RoundStarted { round: number, last: false, at: now() });
         let results = self.copy(&seen, &round).await;
         let ended = now();
         let bytes = results.as_ref().map_or(0, |results| results.iter().flatten().sum());
         self.say(Event::RoundFinished { round: number, last: false, at: ended, bytes });
-        self.first = false;
+        // What an earlier process finished is read back by the first round that comes to its end.
+        self.first &= !results.as_ref().is_ok_and(|results| results.iter().all(Result::is_ok));
         let results = match results {
             Ok(results) => results,
             Err(CopiesError::Copy(error)) if is_recoverable(&error) => {
@@ -104,6 +105,7 @@ impl Warm<'_> {
             machine: &self.book.machine,
             guest: &self.known.guest,
             shutdown: &self.two_phase.shutdown,
+            tools: &self.job.plan.tools,
             tell: &self.tell,
         };
         off.reach(&mut self.journal).await?;

@@ -19,16 +19,21 @@ const REMOVAL: Duration = Duration::from_secs(4 * 3600);
 /// With so many of ours that cannot be removed no further one is taken.
 const MOST: usize = 2;
 
+/// What the snapshot of a round is called.
+pub(crate) fn name(tag: &str, round: impl std::fmt::Display, more: &str) -> String {
+    format!("{} {tag} #{round}{more}", restore::SNAPSHOT_NAME)
+}
+
 impl Warm<'_> {
     /// Takes the snapshot of a round, with a change id for each disk.
     pub(super) async fn take_snapshot(&self, round: u32) -> Result<Snapshot, WarmError> {
-        self.remove_snapshots().await?;
+        let reason = self.remove_snapshots().await?;
         let left = self.footprint()?.snapshots;
         if left.len() >= MOST {
             return Err(WarmError::TooManySnapshots {
                 name: self.known.guest.name.clone(),
                 count: left.len(),
-                reason: "see the log".to_owned(),
+                reason: reason.unwrap_or_default(),
             });
         }
         let snapshot = self.create(&self.snapshot_name(round, "")).await?;
@@ -46,7 +51,7 @@ impl Warm<'_> {
 
     /// No two are the same, over all processes of a migration.
     fn snapshot_name(&self, round: u32, more: &str) -> String {
-        format!("{} {} #{round}{more}", restore::SNAPSHOT_NAME, self.job.files.tag)
+        name(&self.job.files.tag, round, more)
     }
 
     fn without_change_id(&self, snapshot: &Snapshot) -> Option<String> {
@@ -61,11 +66,13 @@ impl Warm<'_> {
     /// Quiesced if that is possible, or as the user wants it.
     async fn create(&self, name: &str) -> Result<Snapshot, WarmError> {
         let quiesce = self.terms.quiesce;
-        let tools = self.vsphere.power(&self.book.machine).await?.tools == Tools::Running;
-        if quiesce == Quiesce::Require && !tools {
+        let tools_run = self.vsphere.power(&self.book.machine).await?.tools == Tools::Running;
+        if quiesce == Quiesce::Require && !tools_run {
             return Err(WarmError::NoTools { name: self.known.guest.name.clone() });
         }
-        let mut quiesced = quiesce != Quiesce::Never && tools;
+        let mut quiesced = quiesce != Quiesce::Never && tools_run;
+        let tools = &self.job.plan.tools;
+        let (tries, retry) = (tools.patience(TRIES), tools.patience(RETRY));
         let began = Instant::now();
         loop {
             let new = NewSnapshot {
@@ -92,23 +99,24 @@ impl Warm<'_> {
                 quiesced = false;
                 continue;
             }
-            if began.elapsed() + RETRY >= TRIES {
+            if began.elapsed() + retry >= tries {
                 return Err(WarmError::NoSnapshot {
                     name: self.known.guest.name.clone(),
-                    seconds: TRIES.as_secs(),
+                    seconds: tries.as_secs(),
                     reason: chain(&error),
                 });
             }
             self.await_thing(Some(format!("a snapshot, which vSphere refuses: {}", chain(&error))));
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(retry).await;
         }
     }
 
-    /// Removes every snapshot that this migration has taken. One that cannot be removed is told, and tried again later.
-    pub(super) async fn remove_snapshots(&self) -> Result<(), WarmError> {
+    /// Removes every snapshot that this migration has taken. One that cannot be removed is told, and tried again later; gives
+    /// why.
+    pub(super) async fn remove_snapshots(&self) -> Result<Option<String>, WarmError> {
         let names = self.footprint()?.snapshots;
         if names.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.await_thing(Some("vSphere, which removes the snapshot of the last round".to_owned()));
         let mut journal = self.journal_handle()?;
@@ -119,10 +127,11 @@ impl Warm<'_> {
         match removed {
             Err(restore::RestoreError::Journal(error)) => Err(error.into()),
             Err(error) => {
-                self.warn(chain(&error));
-                Ok(())
+                let why = chain(&error);
+                self.warn(why.clone());
+                Ok(Some(why))
             }
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(None),
         }
     }
 }

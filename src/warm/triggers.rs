@@ -79,7 +79,10 @@ impl Triggers {
             // A directory asks for nothing, and is not ours.
             if !is_directory {
                 trigger.remove().map_err(|error| {
-                    std::io::Error::new(error.kind(), format!("{}: {error}", trigger.path.display()))
+                    let path = trigger.path.display();
+                    let text =
+                        format!("cannot remove what a client asked of an earlier job: {path}: {error}");
+                    std::io::Error::new(error.kind(), text)
                 })?;
             }
         }

@@ -102,11 +102,14 @@ impl Sandbox {
         fs::write(self.path("config.toml"), toml).expect("config.toml");
     }
 
-    /// The program, spawned bare: no observer, the caller's own environment, this text on stdin.
+    /// The program, spawned bare: no observer, the caller's own environment but for what is set, this text on stdin.
     pub fn child(&self, args: &[&str], stdin: &str) -> Child {
+        let env =
+            self.env.iter().filter_map(|(key, value)| Some((key, self.substitute_text(value.as_deref()?))));
         let mut child = Command::new(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
             .args(args)
             .env("VIRT_V2V_WRAPPER_CONFIG", self.path("config.toml"))
+            .envs(env)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

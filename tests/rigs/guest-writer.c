@@ -13,8 +13,8 @@
  *     noise over the last sectors of the disk                                          1 of 10
  *     an area of the same sizes overwritten by zeroes                                  1 of 10
  *     an area of the same sizes punched out: a hole                                    2 of 10
- * A batch is written with DIR/lock held (flock), for all disks together: whoever takes the lock and copies the disks has
- * one point in time, where all sequence numbers are equal. The lock is also held to switch the VM off: no byte is
+ * A batch is written with DIR/lock held (flock), for all disks together: whoever takes the lock and copies the disks
+ * has one point in time, where all sequence numbers are equal. The lock is also held to switch the VM off: no byte is
  * written after DIR/power said so.
  *
  * The sequence number is the head of the written part, one sector at OFFSET (default 0):
@@ -155,7 +155,10 @@ static int is_on (const char *dir)
 int main (int argc, char **argv)
 {
   uint64_t rate = 4 << 20, seed = 1;
-  if (argc < 2 || argc % 2) { fprintf (stderr, "usage: guest-writer DIR [--seed N] [--rate BYTES] [--from OFFSET] [--largest BYTES]\n"); return 64; }
+  if (argc < 2 || argc % 2) {
+    fputs ("usage: guest-writer DIR [--seed N] [--rate BYTES] [--from OFFSET] [--largest BYTES]\n", stderr);
+    return 64;
+  }
   for (int i = 2; i < argc; i += 2) {
     uint64_t value = strtoull (argv[i + 1], NULL, 0);
     if (!strcmp (argv[i], "--seed")) seed = value;
@@ -200,6 +203,7 @@ int main (int argc, char **argv)
       due += (double) (written - before) / rate;
     }
     flock (lock, LOCK_UN);
+    usleep (200);   /* without which nobody else would ever get the lock */
   }
   printf ("%llu %llu\n", (unsigned long long) sequence, (unsigned long long) written);
   return 0;

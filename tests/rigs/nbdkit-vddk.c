@@ -24,7 +24,8 @@
  *         VDDK_SIM_DELAY_US    sleep this long in every read (to test throttling and cancel)
  *         VDDK_SIM_DELAY_FROM  only in reads at or past this offset (so that the appliance is not slowed down)
  *         VDDK_SIM_FAIL_AT     reads at or past this offset fail with EIO
- *         VDDK_SIM_EVENTS      append one JSON line per open, refused open and close (to vcsim-cbt's -events file)
+ *         VDDK_SIM_EVENTS      append one JSON line per open, refused open and close (to vcsim-cbt's -events file); a close
+ *                              tells how many bytes were read
  *         VDDK_SIM_CONTROL     a file that is read at every open and every read, so that a running test can change what
  *                              happens; it may be missing. A line is a word and, but for hold, a value:
  *           only TEXT          the other lines are meant for disks whose file= holds this text
@@ -34,6 +35,8 @@
  *           fail-larger BYTES  reads larger than this fail as they do when the server's memory is full
  *           delay-us N         reads sleep so long
  *           hold               reads wait until this line is gone
+ *                              Where a file of this name with .reads behind it exists, each read appends a line to it:
+ *                              the snapshot (or "live"), the file's name, offset, bytes.
  */
 #define _GNU_SOURCE
 #define NBDKIT_API_VERSION 2
@@ -160,7 +163,7 @@ static struct control control (void)
   return c;
 }
 
-static void event (const char *what, const char *fault)
+static void event (const char *what, const char *fault, uint64_t bytes)
 {
   const char *path = getenv ("VDDK_SIM_EVENTS");
   int fd = path && vm ? open (path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644) : -1;
@@ -169,8 +172,8 @@ static void event (const char *what, const char *fault)
   if (fd == -1) return;
   clock_gettime (CLOCK_REALTIME, &t);
   /* Names of the simulator need no escapes. */
-  int n = snprintf (text, sizeof text, "{\"time\":%lld.%06ld,\"method\":\"vddk: %s\",\"phase\":\"%s\",\"vm\":\"%s\",\"snapshot\":\"%s\",\"file\":\"%s\",\"fault\":\"%s\"}\n",
-                    (long long) t.tv_sec, t.tv_nsec / 1000, what, *fault ? "failed" : "done", vm + 6, snapshot ? snapshot : "", file, fault);
+  int n = snprintf (text, sizeof text, "{\"time\":%lld.%06ld,\"method\":\"vddk: %s\",\"phase\":\"%s\",\"vm\":\"%s\",\"snapshot\":\"%s\",\"file\":\"%s\",\"fault\":\"%s\",\"bytes\":%llu}\n",
+                    (long long) t.tv_sec, t.tv_nsec / 1000, what, *fault ? "failed" : "done", vm + 6, snapshot ? snapshot : "", file, fault, (unsigned long long) bytes);
   if (n > 0 && (size_t) n < sizeof text && write (fd, text, n) == -1) nbdkit_debug ("events: %m");
   close (fd);
 }
@@ -202,12 +205,12 @@ static int slot (unsigned connections)
   return -1;
 }
 
-struct handle { int fd, slot; };
+struct handle { int fd, slot; _Atomic uint64_t read; };
 
 static void *refused (const char *why)
 {
   nbdkit_error ("VixDiskLib_Open: %s: %s", file, why);
-  event ("open", why);
+  event ("open", why, 0);
   return NULL;
 }
 
@@ -229,8 +232,8 @@ static void *sim_open (int readonly)
     return refused (strerror (why));
   }
   if (!(h = malloc (sizeof *h))) abort ();
-  *h = (struct handle) { fd, taken };
-  event ("open", "");
+  *h = (struct handle) { fd, taken, 0 };
+  event ("open", "", 0);
   return h;
 }
 #define FD (((struct handle *) h)->fd)
@@ -238,15 +241,31 @@ static void sim_close (void *h)
 {
   close (FD);
   if (((struct handle *) h)->slot != -1) close (((struct handle *) h)->slot);
+  event ("close", "", ((struct handle *) h)->read);
   free (h);
-  event ("close", "");
 }
 static int64_t sim_get_size (void *h) { struct stat st; return fstat (FD, &st) == -1 ? -1 : st.st_size; }
 static int sim_can_multi_conn (void *h) { return 1; }
 static int sim_can_extents (void *h) { return 1; }
 
+/* Who wants to know has made the file. */
+static void note_read (uint32_t n, uint64_t off)
+{
+  const char *control = getenv ("VDDK_SIM_CONTROL"), *base = strrchr (file, '/');
+  char text[PATH_MAX];
+  int fd = -1, length;
+  if (control && snprintf (text, sizeof text, "%s.reads", control) < (int) sizeof text)
+    fd = open (text, O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (fd == -1) return;
+  length = snprintf (text, sizeof text, "%s %s %llu %u\n", snapshot ? snapshot : "live", base ? base + 1 : file,
+                     (unsigned long long) off, n);
+  if (write (fd, text, length) == -1) nbdkit_debug ("reads: %m");
+  close (fd);
+}
+
 static int sim_pread (void *h, void *buf, uint32_t n, uint64_t off, uint32_t flags)
 {
+  note_read (n, off);
   const char *e = getenv ("VDDK_SIM_FAIL_AT");
   struct control c = control ();
   while (c.hold) { usleep (20000); c = control (); }
@@ -266,6 +285,7 @@ static int sim_pread (void *h, void *buf, uint32_t n, uint64_t off, uint32_t fla
     ssize_t r = pread (FD, buf, n, off);
     if (r <= 0) { nbdkit_error ("pread: %m"); return -1; }
     buf = (char *) buf + r; n -= r; off += r;
+    ((struct handle *) h)->read += r;
   }
   return 0;
 }

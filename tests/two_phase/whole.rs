@@ -124,6 +124,8 @@ fn a_full_output_directory_is_waited_for() {
     let waiting = wait(&job, "what it waits for", |state| state["waiting_for"].is_string());
     assert!(waiting["waiting_for"].as_str().unwrap().contains("guest-sd"), "{waiting}");
     assert!(waiting["bytes_copied"].as_u64() < Some(DATA), "{waiting}");
+    let warned = waiting["warnings"][0].as_str().unwrap_or_default();
+    assert!(warned.contains("has 5 MiB free, and the disks may grow to 23 MiB there"), "{waiting}");
     run(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&out));
     let last = site.end(&mut job);
     assert_eq!(last.get("waiting_for"), None);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-use virt_v2v_wrapper::plan::{Surroundings, plan};
+use serde_json::{Value, json};
+use virt_v2v_wrapper::plan::{Plan, Surroundings, plan};
 use virt_v2v_wrapper::site::Site as Configuration;
 use virt_v2v_wrapper::source::vsphere::Vsphere;
 use virt_v2v_wrapper::source::vsphere::address::Address;
@@ -44,7 +44,12 @@ impl Site {
 
     /// A session as a job has it.
     pub async fn vsphere(&self, server: &Server) -> Vsphere {
-        let document = json!({
+        Vsphere::connect(&self.plan(server, &json!({}), &Configuration::default())).await.unwrap()
+    }
+
+    /// With further keys of the document.
+    pub fn plan(&self, server: &Server, more: &Value, configuration: &Configuration) -> Plan {
+        let mut document = json!({
             "vm_name": NAME.replace('/', "_"),
             "transport_method": "vddk",
             "vmware_uri": format!("vpx://DOM%5cme@127.0.0.1:{}/DC/host", server.port),
@@ -52,9 +57,11 @@ impl Site {
             "vmware_password": PASSWORD,
             "output_directory": "/nowhere",
         });
+        for (key, value) in more.as_object().unwrap() {
+            document[key] = value.clone();
+        }
         let document = virt_v2v_wrapper::document::parse(document.to_string().as_bytes()).unwrap().document;
-        let plan = plan(document, &Configuration::default(), &Surroundings::default()).unwrap();
-        Vsphere::connect(&plan).await.unwrap()
+        plan(document, configuration, &Surroundings::default()).unwrap()
     }
 
     pub async fn login(&self, server: &Server) -> Client {

@@ -254,7 +254,7 @@ async fn a_running_machine_is_refused_and_leaves_another_mark() {
     assert_ne!(first, marks(vcenter.opened("DC0_H0_VM0").await.unwrap()));
 }
 
-async fn wait_for(session: &Vsphere, power: PowerState) -> vsphere::machine::Inventory {
+pub async fn wait_for(session: &Vsphere, power: PowerState) -> vsphere::machine::Inventory {
     for _ in 0..500 {
         let machine = session.machine("DC0_H0_VM0").await.unwrap();
         if machine.power == power {

@@ -4,6 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use serde_json::json;
+use virt_v2v_wrapper::site::Site as Configuration;
+use virt_v2v_wrapper::source::vsphere::Vsphere;
 use virt_v2v_wrapper::source::vsphere::client::Client;
 use virt_v2v_wrapper::source::vsphere::error::ClientError;
 use virt_v2v_wrapper::source::vsphere::inventory;
@@ -74,6 +77,28 @@ async fn authorities_decide_where_nothing_is_pinned() {
     }
     // no_verify=1 without a fingerprint.
     login(&own, Trust::new(None, true, None).unwrap()).await.unwrap().close().await;
+}
+
+/// A document without a fingerprint: the site's bundle decides, and VDDK gets the SHA-1 of what was seen.
+#[tokio::test]
+async fn a_job_without_a_fingerprint_believes_the_sites_authorities() {
+    let Some(site) = site() else { return };
+    let directory = site.directory.path();
+    let authority = self_signed(directory, "authority");
+    let signed = signed_by(directory, &authority, "signed", "127.0.0.1");
+    let believing = |server: &Server| {
+        let keys = json!({"vmware_fingerprint": null, "two_phase": true});
+        let configuration = Configuration { ca_bundle: Some(authority.file.clone()), ..Default::default() };
+        site.plan(server, &keys, &configuration)
+    };
+    let server = Server::start(&signed, usual);
+    let vsphere = Vsphere::connect(&believing(&server)).await.unwrap();
+    assert_eq!(vsphere.client().thumbprint(), signed.fingerprint("sha1"));
+    vsphere.close().await;
+    let stranger = site.serve(usual);
+    let error = Vsphere::connect(&believing(&stranger)).await.unwrap_err().to_string();
+    assert!(error.contains("is not trusted") && error.contains(authority.file.to_str().unwrap()), "{error}");
+    assert_eq!(stranger.methods(), Vec::<String>::new());
 }
 
 #[tokio::test]

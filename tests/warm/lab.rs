@@ -1,12 +1,11 @@
-//! A vCenter with one machine whose guest writes to its disks all the time, and jobs that move it.
+//! A vCenter with one machine whose guest writes to its disks all the time, and jobs that move it. What a test does
+//! to the machine is in `machine`.
 //!
 //! Everything of the vCenter is outside of the sandbox: what is left of a job is looked for below that.
 #![allow(dead_code, reason = "some of it is for jobs that this version refuses yet")]
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -22,6 +21,9 @@ use crate::rig::sandbox::Sandbox;
 use crate::rig::{always, poll};
 use crate::two_phase::site::{checksum, converted, play_to};
 use crate::vsphere::simulator::{PASSWORD, Vcenter, have_simulator};
+
+/// What is done to the machine and its vCenter, and what they tell.
+mod machine;
 
 pub const MIB: u64 = 1 << 20;
 /// Nothing here takes so long unless it hangs.
@@ -42,7 +44,7 @@ pub struct Lab {
 
 impl Lab {
     /// `machine` has the keys of the simulator's configuration (tests/rigs/vcsim-cbt/main.go) but `vm`. A disk has its
-    /// `size` instead of a file, a size of three megabytes and more, or is that number alone. `None`, with a printed reason,
+    /// `size` instead of a file (four megabytes or more), or is that number alone. `None`, with a printed reason,
     /// where a tool is missing.
     pub fn start(layout: &'static str, machine: &Value) -> Option<Self> {
         if !have(&["nbdkit", "qemu-nbd", "qemu-img", "qemu-io", "cc"]) || !have_simulator() {
@@ -83,132 +85,6 @@ impl Lab {
         play_to(&self.sandbox, steps, 0);
     }
 
-    // ── the machine ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// A command of the simulator's control socket (tests/rigs/vcsim-cbt/control.go), e.g. `slow-removals?seconds=2`.
-    pub fn control(&self, command: &str) -> Value {
-        let mut socket = UnixStream::connect(self.vcenter.directory.path().join("control")).unwrap();
-        write!(socket, "POST /{command} HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.0 200"), "{command}: {body}");
-        serde_json::from_str(body).unwrap()
-    }
-
-    /// The next `count` snapshots fail.
-    pub fn fail_snapshots(&self, count: u32) {
-        self.control(&format!("fail-snapshots?n={count}"));
-    }
-
-    /// The next `count` snapshots that quiesce the guest fail.
-    pub fn fail_quiesced(&self, count: u32) {
-        self.control(&format!("fail-snapshots?n={count}&quiesced=1"));
-    }
-
-    /// The next `count` removals of snapshots fail.
-    pub fn fail_removals(&self, count: u32) {
-        self.control(&format!("fail-removals?n={count}"));
-    }
-
-    /// The next `count` questions for changed areas fail.
-    pub fn fail_queries(&self, count: u32) {
-        self.control(&format!("fail-queries?n={count}"));
-    }
-
-    /// Each removal of a snapshot takes so long.
-    pub fn slow_removal(&self, seconds: f64) {
-        self.control(&format!("slow-removals?seconds={seconds}"));
-    }
-
-    /// No change id of before is valid.
-    pub fn reset_cbt(&self) {
-        self.control("reset-cbt");
-    }
-
-    /// All sessions with the vCenter are over.
-    pub fn expire_sessions(&self) {
-        self.control("expire-sessions");
-    }
-
-    /// The vCenter answers nothing for so long.
-    pub fn freeze(&self, seconds: f64) {
-        self.control(&format!("freeze?seconds={seconds}"));
-    }
-
-    /// Gives the machine another disk on a controller; its raw file becomes the last of [`Self::raws`]. Gives its key.
-    pub fn add_disk(&mut self, size: u64, controller: u32) -> u64 {
-        let raw = self.vcenter.directory.path().join(format!("disk{}.raw", self.raws.len()));
-        fill(&raw, size, self.raws.len());
-        let answer = self.control(&format!("add-disk?file={}&controller={controller}", raw.display()));
-        self.raws.push(raw);
-        answer["key"].as_u64().unwrap()
-    }
-
-    /// Takes a disk away from the machine; its raw file stays.
-    pub fn remove_disk(&self, key: u64) {
-        self.control(&format!("remove-disk?key={key}"));
-    }
-
-    /// Makes a disk longer.
-    pub fn grow_disk(&self, key: u64, size: u64) {
-        self.control(&format!("grow-disk?key={key}&size={size}"));
-    }
-
-    /// Switches the machine `on` or `off`, as somebody else would.
-    pub fn switch(&self, state: &str) {
-        self.control(&format!("power?state={state}"));
-    }
-
-    /// `poweredOn` or another word of VMware's.
-    pub fn power(&self) -> String {
-        self.dump()["power"].as_str().unwrap().to_owned()
-    }
-
-    /// What the machine looks like: power, `change_tracking`, `snapshots` with names, `disks` with files and keys.
-    pub fn dump(&self) -> Value {
-        self.control("dump")
-    }
-
-    /// The directory that the simulator has for the machine.
-    pub fn machine(&self) -> PathBuf {
-        self.dump()["directory"].as_str().unwrap().into()
-    }
-
-    /// Managed object id.
-    pub fn moref(&self) -> String {
-        self.dump()["moref"].as_str().unwrap().to_owned()
-    }
-
-    /// Keys of the disks, in the machine's order.
-    pub fn keys(&self) -> Vec<u64> {
-        self.dump()["disks"].as_array().unwrap().iter().filter_map(|disk| disk["key"].as_u64()).collect()
-    }
-
-    /// What happened so far, in order: calls to the vCenter, and disks opened and closed by the VDDK stand-in
-    /// (`vddk: open`).
-    pub fn events(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.vcenter.directory.path().join("events.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    /// Those of one method and phase: `begun`, `done` or `failed`.
-    pub fn events_of(&self, method: &str, phase: &str) -> Vec<Value> {
-        let mut events = self.events();
-        events.retain(|event| event["method"] == method && event["phase"] == phase);
-        events
-    }
-
-    /// What the VDDK stand-in does from now on: the lines of its control file (tests/rigs/nbdkit-vddk.c). They are there as
-    /// a whole or not at all.
-    pub fn vddk(&self, lines: &str) {
-        let at = |name: &str| self.vcenter.directory.path().join(name);
-        fs::write(at("vddk.control.new"), lines).unwrap();
-        fs::rename(at("vddk.control.new"), at("vddk.control")).unwrap();
-    }
-
-    // ── the guest ────────────────────────────────────────────────────────────────────────────────────────────────────
-
     /// The guest begins to write. `options` are those of tests/rigs/guest-writer.c.
     pub fn write(&mut self, options: &[&str]) {
         assert!(self.writer.is_none(), "it writes");
@@ -242,8 +118,6 @@ impl Lab {
         let raw = fs::OpenOptions::new().write(true).open(&self.raws[disk]).unwrap();
         raw.write_all_at(bytes, offset).unwrap();
     }
-
-    // ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     /// A client's document for a warm migration, with more keys or others.
     pub fn document(&self, more: &Value) -> Vec<u8> {
@@ -297,15 +171,26 @@ impl Lab {
 
     /// Waits for the last state, looks at all that were seen, and gives it.
     pub fn end(&self, job: &mut Job) -> Value {
+        self.states(job).pop().unwrap()
+    }
+
+    /// The same; gives all that were seen.
+    pub fn states(&self, job: &mut Job) -> Vec<Value> {
         let last = job.wait_finished(LIMIT);
         assert!(last.is_some(), "no last state: {:?}", job.last_state());
         let left = job.gone_within(LIMIT);
         assert!(left.is_ok(), "processes left: {left:?}");
         job.wait_exit(LIMIT);
-        let seen = job.end();
+        let mut seen = job.end();
+        // With layout uci the states of the job before are in the same file.
+        if self.layout == "uci" {
+            let last = seen.states.iter().rev().skip(1).position(|state| state["finished"] == true);
+            let earlier = last.map_or(0, |back| seen.states.len() - 1 - back);
+            seen.states.drain(..earlier);
+        }
         let broken = always::states(&seen);
         assert!(broken.is_empty(), "{}", broken.join("\n"));
-        seen.states.last().unwrap().clone()
+        seen.states
     }
 }
 
@@ -329,7 +214,8 @@ pub fn wait_status(job: &Job, status: &str) -> Value {
     wait(job, status, |state| state["status"] == status)
 }
 
-/// The number that the guest wrote last into a disk or into a copy of it (tests/rigs/guest-writer.c); `None` before it did.
+/// The number that the guest wrote last into a disk or into a copy of it (tests/rigs/guest-writer.c); `None`
+/// before it did.
 pub fn number(disk: &Path) -> Option<u64> {
     let mut head = [0; 16];
     fs::File::open(disk).unwrap().read_exact_at(&mut head, 0).unwrap();

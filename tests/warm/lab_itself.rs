@@ -1,8 +1,10 @@
-//! The lab itself: what is measured with it is what it says. The crate's client asks the vCenter; the only job is a cold
-//! one.
+//! The lab itself: what is measured with it is what it says. The crate's client asks the vCenter; the only job is a
+//! cold one.
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use virt_v2v_wrapper::source::vsphere::Vsphere;
@@ -11,6 +13,7 @@ use virt_v2v_wrapper::source::vsphere::soap::{Call, Element, Reference};
 
 use super::lab::{LIMIT, Lab, MIB, NAME, compare, hash, number, wait_status};
 use crate::exports::site::{have, private};
+use crate::rig::poll;
 use crate::vsphere::simulator::PASSWORD;
 
 /// Sizes that are no multiple of 64 KiB or 4 KiB; two disks with the same unit number on two controllers.
@@ -21,8 +24,8 @@ fn three_disks() -> Value {
 /// A task's end: its result, or the kind of its fault.
 async fn end_of(session: &Vsphere, call: Call) -> Result<Option<Element>, String> {
     let task = session.client().value(&call).await.map_err(|error| error.to_string())?.reference().unwrap();
-    let until = std::time::Instant::now() + LIMIT;
-    while std::time::Instant::now() < until {
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
         let wanted: &[(&str, &[&str])] = &[("Task", &["info.state", "info.result", "info.error"])];
         let tasks =
             session.client().properties(Of::Objects(std::slice::from_ref(&task)), wanted).await.unwrap();
@@ -32,7 +35,7 @@ async fn end_of(session: &Vsphere, call: Call) -> Result<Option<Element>, String
                 let fault = tasks[0].get("info.error").and_then(|error| error.child("fault")).unwrap();
                 return Err(fault.kind.clone().unwrap());
             }
-            _ => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
     panic!("{call:?} has no end");
@@ -77,16 +80,31 @@ async fn change_ids(session: &Vsphere, of: &Reference) -> Vec<Option<String>> {
     disks.map(|disk| disk.at(&["backing", "changeId"]).map(|id| id.text.clone())).collect()
 }
 
-/// All areas of a disk that changed since, over as many answers as there are.
-async fn changed(lab: &Lab, session: &Vsphere, at: &Reference, key: u64, since: &str) -> Vec<(u64, u64)> {
-    let call = Call::new("QueryChangedDiskAreas", &machine(lab))
-        .reference("snapshot", at)
-        .text("deviceKey", &key.to_string())
-        .text("startOffset", "0")
-        .text("changeId", since);
-    let answer = session.client().value(&call).await.unwrap();
-    let areas = answer.all("changedArea");
-    areas.map(|area| (area.number("start").unwrap(), area.number("length").unwrap())).collect()
+/// All areas of a disk that changed since, over as many answers as there are, and how many these were.
+async fn changed(
+    lab: &Lab,
+    session: &Vsphere,
+    at: &Reference,
+    disk: usize,
+    since: &str,
+) -> (Vec<(u64, u64)>, usize) {
+    let (key, size) = (lab.keys()[disk], fs::metadata(&lab.raws[disk]).unwrap().len());
+    let (mut areas, mut answers, mut start) = (Vec::new(), 0, 0);
+    while start < size {
+        let call = Call::new("QueryChangedDiskAreas", &machine(lab))
+            .reference("snapshot", at)
+            .text("deviceKey", &key.to_string())
+            .text("startOffset", &start.to_string())
+            .text("changeId", since);
+        let answer = session.client().value(&call).await.unwrap();
+        let told = answer.all("changedArea");
+        areas.extend(told.map(|area| (area.number("start").unwrap(), area.number("length").unwrap())));
+        assert_eq!(answer.number("startOffset"), Some(start));
+        start += answer.number::<u64>("length").unwrap();
+        answers += 1;
+    }
+    assert_eq!(start, size);
+    (areas, answers)
 }
 
 /// Files that the VDDK stand-in serves for a snapshot.
@@ -106,7 +124,8 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     assert_eq!(json!(places), json!([[0, 0], [0, 1], [1, 0]]));
     let session = session(&lab).await;
     track(&lab, &session, true).await;
-    lab.write(&["--seed", "7", "--rate", "33554432"]);
+    // Without a pause: a copy that is not made at one moment is seen.
+    lab.write(&["--seed", "7", "--largest", "65536", "--rate", "1000000000"]);
     lab.wait_written(20);
 
     let first = snapshot(&lab, &session, "first").await;
@@ -130,8 +149,12 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     assert_eq!(lab.dump()["disks"][0]["parents"].as_array().unwrap().len(), 2);
 
     // The older copy and what changed since are the newer one.
-    for (index, (key, file)) in lab.keys().into_iter().zip(served(&lab, &second)).enumerate() {
-        let areas = changed(&lab, &session, &second, key, ids[index].as_deref().unwrap()).await;
+    for (index, file) in served(&lab, &second).iter().enumerate() {
+        // In one answer, in slices, and with few areas in each answer.
+        lab.slice([0, MIB, 0][index]);
+        lab.fewer_areas([0, 0, 1][index]);
+        let (areas, answers) = changed(&lab, &session, &second, index, ids[index].as_deref().unwrap()).await;
+        assert!([answers == 1, answers == 6, answers >= areas.len()][index], "disk {index}: {answers}");
         let newer = fs::read(file).unwrap();
         let mut older = fs::read(copies.path().join(format!("{index}"))).unwrap();
         assert!(older != newer && !areas.is_empty(), "disk {index}");
@@ -150,7 +173,7 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     let last: Vec<_> = lab.raws.iter().map(|raw| (number(raw), fs::read(raw).unwrap())).collect();
     assert!(last.iter().all(|(number, _)| number == &last[0].0), "written together");
     // Ten times as long as a batch of the guest takes; it would write if it did not know.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     for (raw, (_, bytes)) in lab.raws.iter().zip(&last) {
         assert!(fs::read(raw).unwrap() == *bytes, "{raw:?}");
     }
@@ -159,14 +182,21 @@ async fn a_snapshot_is_one_moment_and_the_machine_is_left_as_it_was() {
     track(&lab, &session, false).await;
     session.close().await;
     assert_eq!(lab.dump(), before);
-    let steps: Vec<_> = ["begun", "done"]
-        .iter()
-        .flat_map(|phase| {
-            [lab.events_of("CreateSnapshot_Task", phase), lab.events_of("RemoveSnapshot_Task", phase)]
-        })
-        .map(|events| events.iter().map(|event| event["snapshot_name"].clone()).collect::<Vec<_>>())
-        .collect();
-    assert_eq!(steps, vec![vec![json!("first"), json!("second")]; 4]);
+    let steps = lab.steps(&["CreateSnapshot_Task", "RemoveSnapshot_Task", "PowerOffVM_Task"]);
+    assert_eq!(
+        steps,
+        [
+            "CreateSnapshot_Task begun first",
+            "CreateSnapshot_Task done first",
+            "CreateSnapshot_Task begun second",
+            "CreateSnapshot_Task done second",
+            "RemoveSnapshot_Task begun first",
+            "RemoveSnapshot_Task done first",
+            "RemoveSnapshot_Task begun second",
+            "RemoveSnapshot_Task done second",
+            "PowerOffVM_Task done ",
+        ]
+    );
 }
 
 /// What the vCenter is told to do wrong it does, once.
@@ -185,34 +215,37 @@ async fn a_vcenter_fails_as_it_is_told() {
     lab.fail_quiesced(1);
     assert_eq!(end_of(&session, create(&lab, "fails")).await.unwrap_err(), "ApplicationQuiesceFault");
     let first = snapshot(&lab, &session, "first").await;
-    // One disk needs a second snapshot, another is in none. The snapshot of before was the first of the one.
+    // One disk needs a second snapshot, another is in none.
     let ids = change_ids(&session, &first).await;
-    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false]);
 
-    lab.slow_removal(1.0);
-    let begun = std::time::Instant::now();
+    // Nothing else is done to the machine meanwhile.
+    lab.slow_removal(3600.0);
     let slow = end_of(&session, remove(&first));
     let refused = async {
         while lab.events_of("RemoveSnapshot_Task", "begun").is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        end_of(&session, create(&lab, "too early")).await.unwrap_err()
+        let refused = end_of(&session, create(&lab, "too early")).await.unwrap_err();
+        lab.slow_removal(0.0);
+        refused
     };
     let (removed, refused) = tokio::join!(slow, refused);
     removed.unwrap();
-    assert!(begun.elapsed().as_secs_f64() >= 1.0);
     assert!(refused.contains("Another task is already in progress"), "{refused}");
-    lab.slow_removal(0.0);
     assert_eq!(lab.dump(), before);
+    assert_eq!(session.machine(NAME).await.unwrap().snapshots, 1);
 
     // The client logs in again by itself.
     let logins = session.client().logins();
     lab.expire_sessions();
     let second = snapshot(&lab, &session, "second").await;
     assert_eq!(session.client().logins(), logins + 1);
-    let id = change_ids(&session, &second).await[0].clone().unwrap();
+    let ids = change_ids(&session, &second).await;
+    assert_eq!(ids.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+    let id = ids[0].clone().unwrap();
     let key = lab.keys()[0];
-    assert_eq!(changed(&lab, &session, &second, key, &id).await, []);
+    assert_eq!(changed(&lab, &session, &second, 0, &id).await, (Vec::new(), 1));
     let question = || {
         Call::new("QueryChangedDiskAreas", &machine(&lab))
             .reference("snapshot", &second)
@@ -238,24 +271,25 @@ async fn a_vcenter_fails_as_it_is_told() {
     lab.remove_disk(key);
     assert_eq!(lab.keys().len(), 3);
 
-    lab.control("guest?shutdownAfter=0.3");
+    lab.shutdown_after(-1.0);
     session.client().call(&Call::new("ShutdownGuest", &machine(&lab))).await.unwrap();
     assert_eq!(lab.power(), "poweredOn");
-    crate::rig::poll(LIMIT, || (lab.power() == "poweredOff").then_some(())).expect("the guest shuts down");
+    lab.shutdown_after(0.1);
+    poll(LIMIT, || (lab.power() == "poweredOff").then_some(())).expect("the guest shuts down");
     lab.switch("on");
-    lab.control("guest?tools=notRunning");
+    lab.tools("notRunning");
     let error = session.client().call(&Call::new("ShutdownGuest", &machine(&lab))).await.unwrap_err();
     assert!(error.to_string().contains("Tools"), "{error}");
 
+    let begun = Instant::now();
     lab.freeze(0.5);
-    let begun = std::time::Instant::now();
     session.keep_alive().await.unwrap();
-    assert!(begun.elapsed().as_secs_f64() >= 0.4, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs_f64() >= 0.5, "{:?}", begun.elapsed());
     session.close().await;
 }
 
-/// The VDDK stand-in reads a snapshot under any name of the chain, refuses what a running machine writes to, and fails as
-/// its control file says.
+/// The VDDK stand-in reads a snapshot under any name of the chain, refuses what a running machine writes to, and fails
+/// as its control file says.
 #[tokio::test]
 async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     if !have(&["nbdcopy"]) {
@@ -270,7 +304,7 @@ async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     let copy = directory.path().join("copy");
     let read = |name: &str, snapshot: Option<&str>| -> Result<(), String> {
         let nbdkit = lab.vcenter.directory.path().join("nbdkit");
-        let mut nbdkit = std::process::Command::new(nbdkit);
+        let mut nbdkit = Command::new(nbdkit);
         nbdkit.args(["-r", "-U", "-", "vddk", "server=vc", "user=u"]);
         nbdkit.arg(format!("password=+{}", lab.vcenter.directory.path().join("password").display()));
         nbdkit.arg(format!("vm=moref={}", lab.moref()));
@@ -303,13 +337,9 @@ async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     read("disk2.vmdk", Some(&taken.value)).unwrap();
     lab.vddk("connections 1\nhold");
     std::thread::scope(|scope| {
+        let before = lab.events_of("vddk: open", "done").len();
         let held = scope.spawn(|| read("disk3.vmdk", Some(&taken.value)));
-        let opened = || {
-            lab.events_of("vddk: open", "done")
-                .iter()
-                .any(|event| event["file"].as_str().unwrap().contains("disk3"))
-        };
-        crate::rig::poll(LIMIT, || opened().then_some(())).expect("opened");
+        lab.wait_events("vddk: open", "done", before + 1);
         let second = read("disk2.vmdk", Some(&taken.value)).unwrap_err();
         assert!(second.contains("vmware-authd"), "{second}");
         lab.vddk("connections 1");
@@ -321,8 +351,8 @@ async fn the_vddk_serves_snapshots_and_fails_as_it_is_told() {
     assert!(compare(&lab.raws[0], &copy, "raw", false).is_ok());
 }
 
-/// A job that the program takes today copies what the guest had written when its machine went off, and leaves the machine
-/// as it was; no process of the lab is taken for one of the job's.
+/// A job that the program takes today copies what the guest had written when its machine went off, and leaves the
+/// machine as it was; no process of the lab is taken for one of the job's.
 #[test]
 fn a_cold_job_copies_the_last_moment_of_the_guest() {
     let Some(mut lab) = Lab::start("job", &three_disks()) else { return };

@@ -6,18 +6,18 @@ use super::lab::{Lab, MIB, compare, hash, wait, wait_status};
 use crate::rig::job::Job;
 
 /// Quick, and allowed to switch the machine off.
-fn quick() -> Value {
+pub fn quick() -> Value {
     json!({"delta_interval": 3600, "shutdown_mode": "auto", "finalize_settle_seconds": 1})
 }
 
 /// Rounds that are over.
-fn rounds(state: &Value) -> usize {
+pub fn rounds(state: &Value) -> usize {
     let rounds = state["rounds"].as_array().map(Vec::as_slice).unwrap_or_default();
     rounds.iter().filter(|round| round["seconds"].is_number()).count()
 }
 
 /// Another round is asked for and over.
-fn round(lab: &Lab, job: &Job) {
+pub fn round(lab: &Lab, job: &Job) {
     lab.wait_written(5);
     let before = rounds(&wait_status(job, "Waiting"));
     lab.touch(job, "copy_trigger");
@@ -25,7 +25,7 @@ fn round(lab: &Lab, job: &Job) {
 }
 
 /// What is not the machine's to keep: snapshots, tracking.
-fn found(lab: &Lab) -> Value {
+pub fn found(lab: &Lab) -> Value {
     let dump = lab.dump();
     json!([dump["snapshots"], dump["change_tracking"], dump["disks"]])
 }

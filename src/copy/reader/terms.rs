@@ -26,6 +26,13 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    /// Another length for each time.
+    pub fn times(self, length: impl Fn(Duration) -> Duration) -> Self {
+        Self { retries: self.retries.into_iter().map(&length).collect(), stall: length(self.stall) }
+    }
+}
+
 /// How a disk is served.
 #[derive(Debug, Clone)]
 pub struct Serving {

@@ -26,6 +26,16 @@ pub enum Allocation {
     Preallocated,
 }
 
+impl Allocation {
+    /// The word of the document's `allocation`.
+    pub fn of(word: Option<&str>) -> Self {
+        match word {
+            Some("preallocated") => Self::Preallocated,
+            _ => Self::Sparse,
+        }
+    }
+}
+
 /// An open raw target.
 pub struct FileTarget {
     path: PathBuf,

@@ -50,6 +50,15 @@ impl Image<'_> {
     ) -> Result<(), TargetError> {
         let taken = std::fs::OpenOptions::new().write(true).create_new(true).open(self.path);
         drop(taken.map_err(|source| TargetError::file("creating", self.path, source))?);
+        let ended = qemu_img::run(qemu_img, self.tag, self.create_args(size, allocation), |_| ()).await;
+        match ended.map_err(|error| self.error("creating", error.to_string()))? {
+            Ended { exit: Exit::Code(0), .. } => Ok(()),
+            Ended { said, .. } => Err(self.error("creating", said)),
+        }
+    }
+
+    /// Arguments of the qemu-img that makes it.
+    pub fn create_args(&self, size: u64, allocation: Allocation) -> Vec<OsString> {
         let preallocation = match allocation {
             Allocation::Sparse => "preallocation=off",
             Allocation::Preallocated => "preallocation=falloc",
@@ -59,11 +68,34 @@ impl Image<'_> {
             .map(Into::into)
             .collect();
         args.extend([self.path.into(), size.to_string().into()]);
-        let ended = qemu_img::run(qemu_img, self.tag, args, |_| ()).await;
-        match ended.map_err(|error| self.error("creating", error.to_string()))? {
-            Ended { exit: Exit::Code(0), .. } => Ok(()),
-            Ended { said, .. } => Err(self.error("creating", said)),
+        args
+    }
+
+    /// How the qemu-nbd that writes it is run.
+    pub fn command_line(&self, files: &Files) -> CommandLine {
+        let Image { path, format, .. } = *self;
+        let mut line = CommandLine::default();
+        let joined = |prefix: &str, path: &Path| {
+            let mut joined = OsString::from(prefix);
+            joined.push(path);
+            joined
+        };
+        for arg in
+            ["--persistent", "--shared=16", "--cache=writeback", "--discard=unmap", "--detect-zeroes=off"]
+        {
+            line.add(arg);
         }
+        line.add(joined("--socket=", &files.socket));
+        line.add(joined("--pid-file=", &files.pid));
+        line.add("--image-opts");
+        // A comma ends an option's value, two are one; `file.filename` is never read as anything but a path.
+        let bytes = path.as_os_str().as_bytes().iter();
+        let doubled = bytes.flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }));
+        let mut options = OsString::from(format!("driver={},file.filename=", format.as_str()));
+        options.push(OsString::from_vec(doubled.collect()));
+        line.add(options);
+        line.env("LC_ALL", "C.UTF-8");
+        line
     }
 
     /// Whether an image of an interrupted copy can be gone on with; repairs what a killed server left.
@@ -94,14 +126,14 @@ impl NbdTarget {
         size: u64,
         is_fresh: bool,
     ) -> Result<Self, TargetError> {
-        let Image { tag, path, format } = image;
+        let Image { tag, path, .. } = image;
         let failed = |error: &dyn std::error::Error| TargetError::Image {
             what: "serving",
             path: path.to_owned(),
             error: crate::log::chain(error),
             full: false,
         };
-        let line = command_line(path, format, &files);
+        let line = image.command_line(&files);
         let server = Server::start(qemu_nbd, tag, path.display().to_string(), line, files);
         let server = server.await.map_err(|error| failed(&error))?;
         let address = Address::Unix(server.socket().to_owned());
@@ -177,28 +209,4 @@ impl NbdTarget {
         let synced = std::fs::File::open(&path).and_then(|file| file.sync_all());
         synced.map_err(|source| TargetError::file("flushing", &path, source))
     }
-}
-
-fn command_line(path: &Path, format: DiskFormat, files: &Files) -> CommandLine {
-    let mut line = CommandLine::default();
-    let joined = |prefix: &str, path: &Path| {
-        let mut joined = OsString::from(prefix);
-        joined.push(path);
-        joined
-    };
-    for arg in ["--persistent", "--shared=16", "--cache=writeback", "--discard=unmap", "--detect-zeroes=off"]
-    {
-        line.add(arg);
-    }
-    line.add(joined("--socket=", &files.socket));
-    line.add(joined("--pid-file=", &files.pid));
-    line.add("--image-opts");
-    // A comma ends an option's value, two are one; `file.filename` is never read as anything but a path.
-    let bytes = path.as_os_str().as_bytes().iter();
-    let doubled = bytes.flat_map(|byte| std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }));
-    let mut options = OsString::from(format!("driver={},file.filename=", format.as_str()));
-    options.push(OsString::from_vec(doubled.collect()));
-    line.add(options);
-    line.env("LC_ALL", "C.UTF-8");
-    line
 }

@@ -62,7 +62,7 @@ fn argv_is_the_contracts() {
     let filters = "--filter=cacheextents|--filter=retry|--filter=log";
     let plugin = "vddk|password=+<sealed>|vm=moref=vm-62|server=vc.example.com|thumbprint=AA:BB|libdir=/vddk|\
                   file=[ds 1] vm/disk,1.vmdk|user=administrator@vsphere.local";
-    let log = "logfile=/p/nbdkit-7.log|logappend=true";
+    let log = "retries=1|retry-delay=1|logfile=/p/nbdkit-7.log|logappend=true";
     let qemu = "--read-only|--persistent|--shared=64|--socket=/p/qemu-nbd-7.sock|--pid-file=/p/qemu-nbd-7.pid|--image-opts";
     for (export, filters, expected) in [
         (vddk(None, None), ALL, format!("{VERBOSE}|-D|vddk.datapath=0|{COMMON}|{filters}|{plugin}|{log}")),
@@ -71,7 +71,7 @@ fn argv_is_the_contracts() {
             vddk(Some("snapshot-9"), Some("nbdssl:nbd")),
             retry,
             format!(
-                "{VERBOSE}|-D|vddk.datapath=0|{COMMON}|--filter=retry|{plugin}|snapshot=snapshot-9|transports=nbdssl:nbd"
+                "{VERBOSE}|-D|vddk.datapath=0|{COMMON}|--filter=retry|{plugin}|snapshot=snapshot-9|transports=nbdssl:nbd|retries=1|retry-delay=1"
             ),
         ),
         (

@@ -141,7 +141,10 @@ impl Vsphere {
         };
         let address = Address::parse(uri)?;
         let trust = Trust::new(thumbprint.as_deref(), address.no_verify, ca_bundle.as_deref())?;
-        let client = Client::login(&address, password.clone(), trust, Patience::default()).await?;
+        let usual = Patience::default();
+        let length = |usual| plan.tools.patience(usual);
+        let patience = Patience { connect: length(usual.connect), answer: length(usual.answer) };
+        let client = Client::login(&address, password.clone(), trust, patience).await?;
         let (password, libdir, which) = (password.clone(), libdir.clone(), which.clone());
         Ok(Self { client, address, password, libdir, which })
     }

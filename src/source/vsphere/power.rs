@@ -19,6 +19,7 @@ const RUNNING: &str = "guest.toolsRunningStatus";
 const VERSION: &str = "guest.toolsVersionStatus2";
 /// What servers before 5.0 tell, and all others too.
 const STATUS: &str = "guest.toolsStatus";
+const GUEST: &str = "guest.guestState";
 
 /// VMware Tools in the guest: without them it is not shut down, nor are its file systems brought to rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,17 @@ pub enum Tools {
     Unknown,
 }
 
+/// What the guest's tools say it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestState {
+    /// It runs.
+    Running,
+    /// It was asked to shut down and does so.
+    ShuttingDown,
+    /// They say nothing, as at the end of a shutdown.
+    Unknown,
+}
+
 /// Whether a machine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Power {
@@ -40,6 +52,8 @@ pub struct Power {
     pub state: PowerState,
     /// Tools in its guest.
     pub tools: Tools,
+    /// The guest.
+    pub guest: GuestState,
 }
 
 /// Reads what [`Vsphere::power`] asked for.
@@ -55,13 +69,18 @@ pub(super) fn power(object: &Object) -> Power {
         (_, Some("toolsNotRunning")) => Tools::NotRunning,
         _ => Tools::Unknown,
     };
-    Power { state, tools }
+    let guest = match object.text(GUEST) {
+        Some("running") => GuestState::Running,
+        Some("shuttingDown") => GuestState::ShuttingDown,
+        _ => GuestState::Unknown,
+    };
+    Power { state, tools, guest }
 }
 
 impl Vsphere {
     /// Does it run, and do its tools?
     pub async fn power(&self, moref: &str) -> Result<Power, OperationError> {
-        Ok(power(&self.told(&machine(moref), &[STATE, RUNNING, VERSION, STATUS]).await?))
+        Ok(power(&self.told(&machine(moref), &[STATE, RUNNING, VERSION, STATUS, GUEST]).await?))
     }
 
     /// Asks the guest to shut down; returns when it was asked. Needs tools that run.

@@ -103,6 +103,11 @@ fn snapshot_of(moref: &str) -> Reference {
     Reference::new("VirtualMachineSnapshot", moref)
 }
 
+/// `consolidate` is left to the server: merging is what is wanted, and it is the default.
+fn removal(snapshot: &str) -> Call {
+    Call::new(REMOVE, &snapshot_of(snapshot)).text("removeChildren", "false")
+}
+
 impl Vsphere {
     /// Makes a snapshot and reads it. After an error but [`TaskError::Failed`](super::task::TaskError::Failed) it may exist
     /// all the same, now or soon: it is to be looked for by its name.
@@ -141,11 +146,7 @@ impl Vsphere {
     /// Removes a snapshot and waits until its file is merged into the others, which may take hours. Those made after it
     /// stay. One that is gone already is well.
     pub async fn remove_snapshot(&self, snapshot: &str, limit: Duration) -> Result<(), OperationError> {
-        let removed = async {
-            let task = self.begin_to_remove_snapshot(snapshot).await?;
-            self.wait_for(&task, REMOVE, limit).await
-        };
-        match removed.await {
+        match self.run(&removal(snapshot), limit).await.map(drop) {
             Err(error) if error.is_gone() => {
                 tracing::info!("snapshot {snapshot} is gone already");
                 Ok(())
@@ -156,9 +157,7 @@ impl Vsphere {
 
     /// Begins to remove a snapshot and gives the task, for [`Vsphere::wait_for`]. The machine may run meanwhile.
     pub async fn begin_to_remove_snapshot(&self, snapshot: &str) -> Result<Reference, OperationError> {
-        // `consolidate` is left to the server: merging is what is wanted, and it is the default.
-        let call = Call::new(REMOVE, &snapshot_of(snapshot)).text("removeChildren", "false");
-        Ok(task::begin(&self.client, &call).await?)
+        Ok(task::begin(&self.client, &removal(snapshot)).await?)
     }
 }
 

@@ -82,12 +82,32 @@ impl TaskError {
             Self::Stuck { .. } | Self::Lost { .. } => None,
         }
     }
+
+    /// Only one task at a time changes a machine.
+    fn is_busy(&self) -> bool {
+        self.fault().is_some_and(|fault| fault.kind == "TaskInProgress")
+    }
 }
 
-/// Calls a method that begins a task and waits for its end; gives the task's result, if it has one.
+/// Calls a method that begins a task and waits for its end; gives the task's result, if it has one. Where another task holds
+/// the machine (the removal of a snapshot that a dead process began) its end is waited for, too.
 pub async fn run(client: &Client, call: &Call, terms: Terms) -> Result<Option<Element>, TaskError> {
-    let task = begin(client, call).await?;
-    wait(client, &task, call.method(), terms).await
+    let began = Instant::now();
+    let mut pause = FIRST;
+    loop {
+        let ended = match begin(client, call).await {
+            Ok(task) => wait(client, &task, call.method(), terms).await,
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Err(error) if error.is_busy() && began.elapsed() < terms.limit => {
+                tracing::debug!("{error}; trying again");
+                sleep(pause).await;
+                pause = (pause * 3 / 2).min(LONGEST);
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// Only begins it.

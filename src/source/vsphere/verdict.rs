@@ -171,7 +171,7 @@ pub fn notes(machine: &Inventory) -> Vec<String> {
              cannot be asked to shut down"
         ));
     }
-    if machine.guest.os.as_deref().is_some_and(|os| os.starts_with("win")) {
+    if machine.guest.is_windows() {
         notes.push(format!(
             "VM {name:?} is a Windows guest: switch off hibernation and fast startup in it, for Windows that was not shut \
              down in full cannot be converted"

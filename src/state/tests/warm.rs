@@ -132,7 +132,7 @@ fn progress_is_that_of_the_whole_job_and_bytes_are_those_of_the_round() {
     );
 }
 
-/// A last round in which one disk has much and the others nothing, one after the other.
+/// A last round in which the disks are copied one after the other.
 #[test]
 fn the_first_disk_alone_does_not_make_the_round() {
     let progress: Vec<f64> = trace(
@@ -141,18 +141,19 @@ fn the_first_disk_alone_does_not_make_the_round() {
             enter(3, true),
             start(3, true, 1.0),
             begin(0, "a", "1", 1.0),
-            count(0, 0),
+            count(0, 10),
+            advance(0, 10),
             end(0, true, Ok("c")),
             begin(1, "b", "1", 1.0),
-            count(1, 100),
-            advance(1, 50),
+            count(1, 90),
+            advance(1, 40),
             end(1, true, Ok("d")),
         ],
     )
     .into_iter()
     .map(|(job, ..)| job)
     .collect();
-    assert_eq!(progress, [70.0, 70.0, 70.0, 70.0, 70.0, 70.0, 70.0, 77.5, 85.0]);
+    assert_eq!(progress, [70.0, 70.0, 70.0, 70.0, 70.0, 70.0, 70.0, 71.5, 77.5, 85.0]);
 }
 
 #[test]
@@ -210,6 +211,25 @@ fn rounds_of_a_disk_and_of_the_job_have_their_shape_and_their_bound() {
         json!({"round": 249, "last": true, "started_at": 24900.0, "bytes": 1743, "seconds": 10.0, "rate": 174})
     );
     assert_eq!(serde_json::from_value::<State>(json).unwrap().rounds, state.rounds);
+}
+
+/// It is that of what the target holds; in a round nobody knows what that is.
+#[test]
+fn a_checksum_is_there_between_rounds_and_not_in_one() {
+    let mut state = State::default();
+    state.apply(found(&["a"]));
+    let mut shown = Vec::new();
+    for event in [round(0, false, 10), round(1, true, 10)].concat() {
+        let before = state.disks[0].two_phase.checksum.is_some();
+        let name = format!("{event:?}");
+        state.apply(event);
+        let after = state.disks[0].two_phase.checksum.is_some();
+        if before != after {
+            shown.push((name.split(' ').next().unwrap_or_default().to_owned(), after));
+        }
+    }
+    let expected = [("RoundEnded", true), ("RoundBegan", false), ("RoundEnded", true)];
+    assert_eq!(shown, expected.map(|(event, after)| (event.to_owned(), after)));
 }
 
 #[test]

@@ -151,7 +151,9 @@ fn the_prediction_comes_true() {
             let mib = writes * (now - snapshot);
             if let Some(predicted) = schedule.predicted_downtime(now, 0) {
                 let real = cost(mib);
-                assert!((predicted - real).abs() <= real * 0.5 + 1.0, "{number}: {predicted} for {real}");
+                // Rather too much than too little: a budget is to be kept.
+                let near = real * 0.9 - 1.0..=real * 1.3 + 1.0;
+                assert!(near.contains(&predicted), "{number}: {predicted} for {real}");
             }
             schedule.round_ended(round(now, now, now + cost(mib), (mib * MIB as f64) as u64, false));
             snapshot = now;

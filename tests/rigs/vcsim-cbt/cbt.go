@@ -61,7 +61,7 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 	cur := d.raw
 	if q.Snapshot != nil {
 		if index(d.frozen, q.Snapshot.Value) < 0 {
-			argument("snapshot")
+			refuse("The object has already been deleted or has not been completely created", "ManagedObjectNotFound", `<obj type="VirtualMachineSnapshot">`+escaped(q.Snapshot.Value)+`</obj>`)
 			return
 		}
 		cur = m.copyOf(q.Snapshot.Value, d)
@@ -85,7 +85,27 @@ func (s *sim) changed(w http.ResponseWriter, q *types.QueryChangedDiskAreas) {
 	if s.chunk > 0 && q.StartOffset+s.chunk < end {
 		end = q.StartOffset + s.chunk
 	}
-	areas := diff(cur, old, q.StartOffset, end)
+	// All that was written since then, also what was written back: no state in between may be forgotten, for a
+	// reader may have copied it.
+	states := []string{old}
+	if i := index(d.history, old); i >= 0 {
+		states = d.history[i:]
+	}
+	if i := index(states, cur); i >= 0 {
+		states = states[:i]
+	}
+	states = append(append([]string{}, states...), cur)
+	blocks := map[int64]int64{}
+	for i := 1; i < len(states); i++ {
+		diff(states[i], states[i-1], q.StartOffset, end, blocks)
+	}
+	areas := joined(blocks, q.StartOffset, end)
+	if most := s.faults.areas; most > 0 && len(areas) > most {
+		areas = areas[:most]
+		if !s.faults.whole {
+			end = areas[most-1][0] + areas[most-1][1]
+		}
+	}
 	var out bytes.Buffer
 	fmt.Fprintf(&out, `<startOffset>%d</startOffset><length>%d</length>`, q.StartOffset, end-q.StartOffset)
 	for _, e := range areas {
@@ -102,8 +122,21 @@ func (m *machine) copyOf(snapshot string, d *disk) string {
 	return filepath.Join(m.dir, "kept", snapshot, fmt.Sprint(d.key))
 }
 
-// diff lists the blocks of cur in [from,to) that differ from old (or are not zero when old is "").
-func diff(cur, old string, from, to int64) (r [][2]int64) {
+// joined lists the blocks (offset: length) in [from,to), neighbours together.
+func joined(blocks map[int64]int64, from, to int64) (r [][2]int64) {
+	for o := from; o < to; o += block {
+		if l := blocks[o]; l == 0 {
+		} else if n := len(r); n > 0 && r[n-1][0]+r[n-1][1] == o {
+			r[n-1][1] += l
+		} else {
+			r = append(r, [2]int64{o, l})
+		}
+	}
+	return
+}
+
+// diff adds the blocks of cur in [from,to) that differ from old (or are not zero when old is "").
+func diff(cur, old string, from, to int64, r map[int64]int64) {
 	a, err := os.Open(cur)
 	if err != nil {
 		return
@@ -130,12 +163,7 @@ func diff(cur, old string, from, to int64) (r [][2]int64) {
 			b.ReadAt(y[:l], o)
 		}
 		if !bytes.Equal(x[:l], y[:l]) {
-			if n := len(r); n > 0 && r[n-1][0]+r[n-1][1] == o {
-				r[n-1][1] += l
-			} else {
-				r = append(r, [2]int64{o, l})
-			}
+			r[o] = l
 		}
 	}
-	return
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -23,15 +24,20 @@ import (
 //	curl --unix-socket SOCKET -X POST 'http://sim/slow-removals?seconds=3'
 //
 // answered with 200 and JSON, or 400 and a sentence. vm is a name of the
-// configuration (default: its first VM), seconds may have decimals.
+// configuration (default: its first VM), seconds may have decimals. What takes
+// its time already ends earlier or later when the time is set anew.
 //
 //	fail-snapshots?n=N[&quiesced=1]      the next N CreateSnapshot_Task fail (with quiesced: only those that quiesce)
 //	fail-removals?n=N                    the next N removals of snapshots fail; the snapshots stay
 //	fail-queries?n=N                     the next N QueryChangedDiskAreas fail
+//	chunk?bytes=N                        QueryChangedDiskAreas answers at most this many bytes of disk a call (0: all)
+//	areas?n=N[&whole=1]                  it tells at most N areas a call (0: all); with whole it hides that there are more
 //	slow-snapshots?seconds=S             each CreateSnapshot_Task takes so long
 //	slow-removals?seconds=S              each removal takes so long
+//	slow-reconfigs?seconds=S             each ReconfigVM_Task waits so long before it begins, and its answer too
 //	freeze?seconds=S                     no SOAP request is answered for so long
 //	expire-sessions                      all sessions are over
+//	certificate?cert=F&key=F             another one is shown from now on
 //	reset-cbt?[vm=]                      no change id of before is valid
 //	power?state=on|off[&vm=]             somebody switches the VM on or off
 //	guest?[tools=..][&shutdownAfter=S][&vm=]   as in the configuration
@@ -98,22 +104,32 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 	case "fail-queries":
 		n := int(number("n"))
 		set = func() { s.faults.queries = n }
+	case "chunk":
+		n := number("bytes")
+		set = func() { s.chunk = n }
+	case "areas":
+		n, whole := int(number("n")), q.Get("whole") != ""
+		set = func() { s.faults.areas, s.faults.whole = n, whole }
 	case "slow-snapshots":
 		d := seconds("seconds")
 		set = func() { s.faults.snapshot = d }
 	case "slow-removals":
 		d := seconds("seconds")
 		set = func() { s.faults.remove = d }
+	case "slow-reconfigs":
+		d := seconds("seconds")
+		set = func() { s.faults.reconfig = d }
 	case "freeze":
 		d := seconds("seconds")
 		set = func() { s.faults.frozen = time.Now().Add(d) }
 	case "reset-cbt":
-		set = func() {
-			m.epoch++
-			for k := range s.copies {
-				if strings.HasPrefix(k, m.ref.Value+"/") {
-					delete(s.copies, k)
-				}
+		set = func() { s.reset(m) }
+	case "certificate":
+		var c tls.Certificate
+		if c, err = tls.LoadX509KeyPair(q.Get("cert"), q.Get("key")); err == nil {
+			set = func() {
+				s.shown = &c
+				s.server.SetKeepAlivesEnabled(false) // who is connected has seen the old one
 			}
 		}
 	case "expire-sessions":
@@ -177,6 +193,16 @@ func (s *sim) control(what string, q url.Values) (result interface{}, err error)
 		s.Unlock()
 	}
 	return
+}
+
+// reset begins change tracking anew, as switching it off does: no change id of before is valid. The caller holds the lock of s.
+func (s *sim) reset(m *machine) {
+	m.epoch++
+	for k := range s.copies {
+		if strings.HasPrefix(k, m.ref.Value+"/") {
+			delete(s.copies, k)
+		}
+	}
 }
 
 func (s *sim) power(m *machine, state string) (err error) {

@@ -1,19 +1,15 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -34,6 +30,7 @@ type vmConf struct {
 type diskConf struct {
 	File                                     string
 	CBT                                      *bool
+	Untracked                                bool
 	Independent, RDM, Multiwriter, Encrypted bool
 }
 
@@ -174,6 +171,9 @@ func (s *sim) configure(c vmConf) error {
 			return fmt.Errorf("snapshot %q: %T", name, f)
 		}
 	}
+	for i, dc := range c.Disks {
+		m.disks[i].late = dc.CBT != nil && !*dc.CBT
+	}
 	s.written(vm)
 	return nil
 }
@@ -241,7 +241,7 @@ func (s *sim) addDisk(vm *simulator.VirtualMachine, m *machine, c diskConf, bus 
 		v.Backing = rdm
 	}
 	vm.Config.Hardware.Device = append(vm.Config.Hardware.Device, &v)
-	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter, late: c.CBT != nil && !*c.CBT}
+	d := &disk{key: v.Key, raw: raw, files: []string{name}, plain: c.Independent || c.RDM, shared: c.Multiwriter, never: c.Untracked}
 	s.Lock()
 	m.disks = append(m.disks, d)
 	m.links()
@@ -288,75 +288,6 @@ func layOut(dir string, want map[string]string) {
 	for name, to := range want {
 		link(to, filepath.Join(dir, name))
 	}
-}
-
-// powered notes what a VM does. When it is off, the last byte of its guest is written.
-func (s *sim) powered(ref types.ManagedObjectReference, state types.VirtualMachinePowerState) {
-	m := s.machine(ref)
-	if m == nil {
-		return
-	}
-	word := strings.ToLower(strings.TrimPrefix(string(state), "powered"))
-	m.locked(func() {
-		file := filepath.Join(m.dir, "power")
-		if err := os.WriteFile(file+".new", []byte(word), 0644); err != nil {
-			log.Print(err)
-		}
-		if err := os.Rename(file+".new", file); err != nil {
-			log.Print(err)
-		}
-	})
-	s.events.put(event{Method: "sim: power", Phase: "done", VM: ref.Value, Power: string(state)})
-}
-
-func (m *machine) setTools(vm *simulator.VirtualMachine, tools string) error {
-	status, version, running := types.VirtualMachineToolsStatusToolsOk, types.VirtualMachineToolsVersionStatusGuestToolsCurrent, types.VirtualMachineToolsRunningStatusGuestToolsRunning
-	switch tools {
-	case "running":
-	case "notRunning":
-		status, running = types.VirtualMachineToolsStatusToolsNotRunning, types.VirtualMachineToolsRunningStatusGuestToolsNotRunning
-	case "notInstalled":
-		status, version, running = types.VirtualMachineToolsStatusToolsNotInstalled, types.VirtualMachineToolsVersionStatusGuestToolsNotInstalled, types.VirtualMachineToolsRunningStatusGuestToolsNotRunning
-	default:
-		return fmt.Errorf("tools: %q is not known", tools)
-	}
-	m.tools = tools
-	g, su := vm.Guest, vm.Summary.Guest
-	g.ToolsStatus, g.ToolsRunningStatus, g.ToolsVersionStatus, g.ToolsVersionStatus2 = status, string(running), string(version), string(version)
-	su.ToolsStatus, su.ToolsRunningStatus, su.ToolsVersionStatus, su.ToolsVersionStatus2 = status, string(running), string(version), string(version)
-	return nil
-}
-
-// shutdownGuest answers at once, as vCenter does, and the guest takes its time, or never does it.
-func (s *sim) shutdownGuest(w http.ResponseWriter, q *types.ShutdownGuest) {
-	vm, ev := vmOf(q.This), event{Method: "ShutdownGuest", VM: q.This.Value}
-	s.Lock()
-	m := s.machine(q.This)
-	tools, after := "", 0.0
-	if m != nil {
-		tools, after = m.tools, m.after
-	}
-	s.Unlock()
-	if state := vm.Runtime.PowerState; state != types.VirtualMachinePowerStatePoweredOn {
-		s.events.ended(ev, "InvalidPowerState")
-		fault(w, "The attempted operation cannot be performed in the current state (Powered off).", "InvalidPowerState", "<requestedState>poweredOn</requestedState><existingState>"+string(state)+"</existingState>")
-		return
-	}
-	if tools != "" && tools != "running" {
-		s.events.ended(ev, "ToolsUnavailable")
-		fault(w, "Cannot complete operation because VMware Tools is not running in this virtual machine.", "ToolsUnavailable", "")
-		return
-	}
-	s.events.ended(ev, "")
-	answer(w, ev.Method, "")
-	if after < 0 {
-		return
-	}
-	go func() {
-		time.Sleep(time.Duration(after * float64(time.Second)))
-		// Switched off in the meantime is as good.
-		methods.PowerOffVM_Task(context.Background(), s.service, &types.PowerOffVM_Task{This: q.This})
-	}()
 }
 
 // onHost is where a file of a datastore really is.

@@ -6,7 +6,8 @@
 //
 //	main.go       flags and the server
 //	soap.go       requests that are answered here and not by the package
-//	machine.go    VMs as the configuration wants them, their disks and power
+//	machine.go    VMs as the configuration wants them, their disks
+//	guest.go      what runs in a VM: power, VMware Tools, a slow shutdown
 //	snapshots.go  snapshots, chains of files, copies at one point in time
 //	cbt.go        QueryChangedDiskAreas
 //	control.go    what a test can do and ask while it runs
@@ -33,7 +34,8 @@
 //	off            true: switched off (virt-v2v refuses a running one)
 //	disks          an array; each is the path of a raw file, or an object:
 //	                 file         the raw file
-//	                 cbt          false: the first snapshot shows no change id for it, later ones do
+//	                 cbt          false: the next snapshot shows no change id for it, later ones do
+//	                 untracked    true: no snapshot ever shows a change id for it
 //	                 independent  true: mode independent_persistent, so no snapshot holds it
 //	                 rdm          true: a raw device in physical mode, so no snapshot holds it
 //	                 multiwriter  true: shared, so no snapshot can be taken of the VM
@@ -60,8 +62,11 @@
 // into it. One snapshot is one sparse copy of every disk: keep images small.
 // GET /folder/<vm>/<disk>-flat.vmdk?dcPath=..&dsName=.. serves the raw files.
 //
-// CBT is real: QueryChangedDiskAreas compares the snapshot's copy with the copy
-// that the given changeId names (64 KiB blocks); "*" lists allocated extents.
+// CBT is real: QueryChangedDiskAreas lists the blocks of 64 KiB that differ between
+// any two states in a row, from the copy that the given changeId names to the
+// snapshot's: snapshots, and the disks whenever the VM went off. What was written and
+// written back is told, as VMware does; "*" lists allocated extents. Switching
+// tracking off makes all change ids void.
 //
 // Unlike a real one: RevertToSnapshot does not change the disks; removing a
 // snapshot takes the time it is told to, however much was written.
@@ -101,6 +106,8 @@ type sim struct {
 	seq      int
 	faults   faults
 	events   events
+	server   *http.Server
+	shown    *tls.Certificate // in the place of -cert
 }
 
 // faults are what a test asked for (control.go).
@@ -109,7 +116,10 @@ type faults struct {
 	onlyQuiesced     bool // those with quiesce=true
 	removals         int  // so many RemoveSnapshot_Task fail
 	queries          int  // so many QueryChangedDiskAreas fail
+	areas            int  // QueryChangedDiskAreas tells at most so many areas (0: all)
+	whole            bool // and says nevertheless that it told of the rest of the disk
 	snapshot, remove time.Duration
+	reconfig         time.Duration
 	frozen           time.Time // no answer before
 }
 
@@ -175,9 +185,20 @@ func main() {
 				log.Fatal(err)
 			}
 			svc.TLS.Certificates = []tls.Certificate{c}
+			svc.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				s.Lock()
+				defer s.Unlock()
+				if s.shown == nil {
+					return nil, nil
+				}
+				return &tls.Config{Certificates: []tls.Certificate{*s.shown}}, nil
+			}
 		}
 	}
 	srv := svc.NewServer()
+	s.Lock()
+	s.server = srv.Config
+	s.Unlock()
 	next := srv.Config.Handler
 	srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/sdk") {
@@ -212,6 +233,9 @@ func (s *sim) UpdateObject(o mo.Reference, changes []types.PropertyChange) {
 	for _, c := range changes {
 		if c.Name == "runtime.powerState" {
 			vm.Config.ChangeVersion = now()
+			if vm.Guest != nil {
+				vm.Guest.GuestState = guestState(vm.Runtime.PowerState, types.VirtualMachineToolsRunningStatus(vm.Guest.ToolsRunningStatus))
+			}
 			s.powered(vm.Self, vm.Runtime.PowerState)
 		}
 	}

@@ -27,8 +27,11 @@ type disk struct {
 	files  []string // "[store] folder/name.vmdk", oldest first
 	frozen []string // snapshots' morefs
 	late   bool     // the next snapshot shows no change id
+	never  bool     // none does
 	plain  bool     // no snapshot holds it
 	shared bool     // no snapshot can be made
+	// Files that hold what it was at each snapshot and whenever the VM was switched off, oldest first.
+	history []string
 }
 
 // createSnapshot checks as vCenter does what can be checked at once; the rest is a task.
@@ -41,14 +44,14 @@ func (s *sim) createSnapshot(w http.ResponseWriter, q *types.CreateSnapshot_Task
 	}
 	task(w, vm, ev.Method, func() (types.AnyType, types.BaseMethodFault, string) {
 		defer done()
+		s.pause(func() time.Duration { return s.faults.snapshot })
 		s.Lock()
-		pause, m := s.faults.snapshot, s.machine(q.This)
+		m := s.machine(q.This)
 		fails := s.faults.snapshots > 0 && (q.Quiesce || !s.faults.onlyQuiesced)
 		if fails {
 			s.faults.snapshots--
 		}
 		s.Unlock()
-		time.Sleep(pause)
 		if fails && q.Quiesce {
 			s.events.ended(ev, "ApplicationQuiesceFault")
 			return nil, new(types.ApplicationQuiesceFault), "An error occurred while quiescing the virtual machine. See the virtual machine's event log for details."
@@ -113,11 +116,7 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 			if d.plain {
 				continue
 			}
-			dst := m.copyOf(ref, d)
-			os.MkdirAll(filepath.Dir(dst), 0755)
-			if out, err := exec.Command("cp", "-L", "--sparse=always", d.raw, dst).CombinedOutput(); err != nil {
-				log.Printf("copy %s: %v %s", d.raw, err, out)
-			}
+			d.keep(m.copyOf(ref, d))
 		}
 	})
 	tracked := vm.Config.ChangeTrackingEnabled != nil && *vm.Config.ChangeTrackingEnabled
@@ -126,7 +125,7 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 			continue
 		}
 		id := ""
-		if tracked && !d.late {
+		if tracked && !d.late && !d.never {
 			id = s.changeID(m, d.key)
 			s.copies[copyKey(m.ref.Value, d.key, id)] = m.copyOf(ref, d)
 		}
@@ -143,6 +142,15 @@ func (s *sim) taken(sn *simulator.VirtualMachineSnapshot) {
 		}
 	}
 	m.links()
+}
+
+// keep copies what the disk is now.
+func (d *disk) keep(dst string) {
+	os.MkdirAll(filepath.Dir(dst), 0755)
+	if out, err := exec.Command("cp", "-L", "--sparse=always", d.raw, dst).CombinedOutput(); err != nil {
+		log.Printf("copy %s: %v %s", d.raw, err, out)
+	}
+	d.history = append(d.history, dst)
 }
 
 // next is the first free name for a file of the chain, as ESXi counts.
@@ -218,13 +226,13 @@ func (s *sim) remove(w http.ResponseWriter, method string, of types.ManagedObjec
 	}
 	task(w, vm, method, func() (types.AnyType, types.BaseMethodFault, string) {
 		defer done()
+		s.pause(func() time.Duration { return s.faults.remove })
 		s.Lock()
-		pause, fails := s.faults.remove, s.faults.removals > 0
+		fails := s.faults.removals > 0
 		if fails {
 			s.faults.removals--
 		}
 		s.Unlock()
-		time.Sleep(pause)
 		if fails {
 			s.events.ended(ev, "GenericVmConfigFault")
 			return nil, &types.GenericVmConfigFault{Reason: "Detected an invalid snapshot configuration."}, "An error occurred while consolidating disks: msg.snapshot.error-CONSOLIDATE."
@@ -324,6 +332,18 @@ func (s *sim) begin(w http.ResponseWriter, ev event) func() {
 		defer s.Unlock()
 		if m != nil {
 			m.busy = false
+		}
+	}
+}
+
+// pause takes as long as a test wants; it may change its mind meanwhile.
+func (s *sim) pause(wanted func() time.Duration) {
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		s.Lock()
+		d := wanted()
+		s.Unlock()
+		if time.Since(begun) >= d {
+			return
 		}
 	}
 }

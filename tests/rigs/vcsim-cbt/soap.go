@@ -40,6 +40,15 @@ func (s *sim) soap(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	if s.ours(w, method, cookie) {
 		return
 	}
+	if method.Name == "ReconfigVM_Task" {
+		s.Lock()
+		pause := s.faults.reconfig
+		s.Unlock()
+		if pause > 0 {
+			s.events.put(event{Method: method.Name, Phase: "begun", VM: method.This.Value})
+			time.Sleep(pause)
+		}
+	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	rec := httptest.NewRecorder()
 	next.ServeHTTP(rec, r)
@@ -88,14 +97,12 @@ func (s *sim) ours(w http.ResponseWriter, method *simulator.Method, cookie strin
 // note keeps the sessions, and the log of what the package did.
 func (s *sim) note(method *simulator.Method, answer *httptest.ResponseRecorder, cookie string) {
 	s.Lock()
-	switch method.Name {
-	case "Login":
-		for _, c := range answer.Result().Cookies() {
-			if c.Name == soap.SessionCookieName && answer.Code == http.StatusOK {
-				s.sessions[c.Value] = true
-			}
+	for _, c := range answer.Result().Cookies() { // a login, in whatever way
+		if c.Name == soap.SessionCookieName {
+			s.sessions[c.Value] = true
 		}
-	case "Logout":
+	}
+	if method.Name == "Logout" {
 		delete(s.sessions, cookie)
 	}
 	s.Unlock()
@@ -108,6 +115,11 @@ func (s *sim) note(method *simulator.Method, answer *httptest.ResponseRecorder, 
 	}
 	if q, ok := method.Body.(*types.ReconfigVM_Task); ok {
 		ev.ChangeTracking = q.Spec.ChangeTrackingEnabled
+		s.Lock()
+		if m := s.machine(method.This); m != nil && ev.ChangeTracking != nil && !*ev.ChangeTracking && answer.Code == http.StatusOK {
+			s.reset(m)
+		}
+		s.Unlock()
 	}
 	why := ""
 	if answer.Code != http.StatusOK {
@@ -149,6 +161,15 @@ func task(w http.ResponseWriter, vm mo.Reference, method string, work func() (ty
 	t := simulator.CreateTask(vm, name+"Task", nil)
 	set := func(changes ...types.PropertyChange) {
 		simulator.Map.WithLock(t, func() { simulator.Map.Update(t, changes) })
+	}
+	if v, ok := vm.(*simulator.VirtualMachine); ok {
+		simulator.Map.WithLock(v, func() {
+			recent := append([]types.ManagedObjectReference{t.Self}, v.RecentTask...)
+			if len(recent) > 10 {
+				recent = recent[:10]
+			}
+			v.RecentTask = recent
+		})
 	}
 	set(types.PropertyChange{Name: "info.startTime", Val: time.Now()},
 		types.PropertyChange{Name: "info.state", Val: types.TaskInfoStateRunning})
