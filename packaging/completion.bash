@@ -5,11 +5,12 @@ _virt_v2v_wrapper() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} verb=${COMP_WORDS[1]} options='' words=''
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words='schema watch resume cleanup jobs cutover pause unpause copy-now checksum help --checks --help --version'
+    words='plan schema watch resume cleanup jobs cutover pause unpause copy-now checksum help --checks --help --version'
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
     return
   fi
   case $verb in
+    plan) options='--json';;
     jobs) options='--json --remove --force';;
     cutover) options='--now';;
   esac
@@ -17,7 +18,7 @@ _virt_v2v_wrapper() {
     resume:*|cleanup:*|jobs:--remove)
       # One tag a line, in the first column.
       words=$("${COMP_WORDS[0]}" jobs 2>/dev/null | cut -d' ' -f1);;
-    schema:*) words='document reply state';;
+    schema:*) words='document reply state plan';;
     watch:*|cutover:*|pause:*|unpause:*|copy-now:*|checksum:*)
       case $word in
         -*) ;;
