@@ -194,6 +194,9 @@ impl Journal {
         let mut journal = Self::open_with(path, OpenOptions::new().read(true).append(true).create(true))?;
         let mut ended = || -> std::io::Result<()> {
             let length = journal.file.metadata()?.len();
+            // A job of many rounds writes more than was reserved at first. Where there is no room left, there is none.
+            let reserved = i64::try_from(length).unwrap_or(0) + RESERVED;
+            let _ = fallocate(&journal.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, reserved);
             let mut last = [b'\n'];
             if length > 0 {
                 journal.file.read_exact_at(&mut last, length - 1)?;
@@ -379,6 +382,13 @@ mod tests {
         Journal::create(&path).unwrap();
         let data = std::fs::metadata(&path).unwrap();
         assert_eq!((data.len(), data.blocks() * 512), (0, RESERVED as u64));
+        // And again, as long as there is room.
+        let mut lines = b"\n".repeat(RESERVED as usize);
+        lines[0] = b' ';
+        std::fs::write(&path, &lines).unwrap();
+        Journal::open(&path).unwrap();
+        let data = std::fs::metadata(&path).unwrap();
+        assert_eq!((data.len(), data.blocks() * 512), (RESERVED as u64, 2 * RESERVED as u64));
     }
 
     #[test]

@@ -166,7 +166,8 @@ pub async fn remove_snapshots(
             removed = removed.and(one.map_err(refused(format!("remove the snapshot {name:?} of {machine}"))));
         }
         if removed.is_ok() {
-            journal.record(&Entry::SnapshotGone { name: name.clone() })?;
+            // One that cannot be noted is looked for once more later; the others are to go all the same.
+            removed = journal.record(&Entry::SnapshotGone { name: name.clone() }).map_err(RestoreError::from);
         }
         result = result.and(removed);
     }
