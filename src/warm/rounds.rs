@@ -52,7 +52,8 @@ impl Warm<'_> {
             let held = &mut self.book.disks[disk];
             match (what, change_id) {
                 (What::Missing, Some(change_id)) => *held = Held::Some { change_id },
-                (What::Differing, _) => *held = Held::Unknown,
+                // Without an id nobody could tell later of when it is; a snapshot has one for each disk.
+                (What::Missing, None) | (What::Differing, _) => *held = Held::Unknown,
                 _ => {}
             }
         }
