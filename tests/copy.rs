@@ -5,6 +5,8 @@
 //! a program of its own (`examples/copy-disk.rs`).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+/// Changed blocks as qemu tracks them.
+mod bitmap;
 /// A part of a disk that changed is copied into a copy.
 mod delta;
 /// Reads that fail, and servers that die, hang or leave.

@@ -246,7 +246,7 @@ async fn a_snapshot_that_comes_late_is_not_forgotten() {
     let names = ["v2v_cbt late".to_owned()];
     journal.record(&Entry::Machine { moref: lab.moref() }).unwrap();
     journal.record(&Entry::Snapshot { name: names[0].clone() }).unwrap();
-    lab.control("slow-snapshots?seconds=4");
+    lab.slow_snapshot(4.0);
     let create = Call::new("CreateSnapshot_Task", &Reference::new("VirtualMachine", lab.moref()))
         .text("name", &names[0])
         .text("description", "")

@@ -2,7 +2,6 @@
 //! to the machine is in `machine`.
 //!
 //! Everything of the vCenter is outside of the sandbox: what is left of a job is looked for below that.
-#![allow(dead_code, reason = "some of it is for jobs that this version refuses yet")]
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -142,14 +141,6 @@ impl Lab {
             panic!("no reply: {}", String::from_utf8_lossy(&job.stderr().bytes));
         }
         job
-    }
-
-    /// What the program says to a document that it refuses: exit code 1, one sentence, nothing on stdout.
-    pub fn refused(&self, more: &Value) -> String {
-        let mut job = self.sandbox.spawn(self.document(more));
-        let exit = job.wait_exit(LIMIT).and_then(|status| status.code());
-        assert_eq!((exit, job.stdout().bytes.len()), (Some(1), 0), "{more}");
-        String::from_utf8_lossy(&job.stderr().bytes).into_owned()
     }
 
     /// A file that a job looks for: `cutover`, `copy_trigger`, `pause_operations`.

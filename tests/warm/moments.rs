@@ -137,7 +137,7 @@ impl Moment {
 pub fn calm(lab: &Lab) {
     lab.vddk("");
     lab.slow_removal(0.0);
-    lab.control("slow-snapshots?seconds=0");
+    lab.slow_snapshot(0.0);
     lab.control("guest?shutdownAfter=0");
     lab.play(&[]);
 }
