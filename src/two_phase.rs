@@ -175,14 +175,8 @@ async fn open(job: &Job, private: &Path, desk: &mut Desk<'_>) -> Result<Opened, 
         signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),
         opened = source::open_disks(job, private) => opened.map_err(|error| Failure::broken(&error))?,
     };
-    let disks = opened.guest.disks.iter().zip(&opened.disks);
-    let found = disks.map(|(disk, source)| FoundDisk {
-        path: disk.path.clone(),
-        label: disk.label.clone(),
-        absolute_path: source.absolute_path.clone(),
-        size: disk.size,
-    });
-    desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+    let absolute_paths = opened.disks.iter().map(|source| source.absolute_path.clone());
+    desk.recorder.apply(found(&opened.guest, absolute_paths.collect()));
     let of_guest = preflight::of_guest(&job.plan, &opened.guest, job.earlier.is_some());
     for text in opened.warnings.iter().chain(&of_guest) {
         desk.recorder.apply(Event::Warning { text: text.clone() });
@@ -216,16 +210,22 @@ async fn convert(
     }
 }
 
+/// The disks of a guest, with where their host keeps each, as far as that is known.
+fn found(guest: &Guest, absolute_paths: Vec<Option<String>>) -> Event {
+    let absolute_paths = absolute_paths.into_iter().chain(std::iter::repeat(None));
+    let disks = guest.disks.iter().zip(absolute_paths).map(|(disk, absolute_path)| FoundDisk {
+        path: disk.path.clone(),
+        label: disk.label.clone(),
+        absolute_path,
+        size: disk.size,
+    });
+    Event::DisksFound { disks: disks.collect() }
+}
+
 /// The copies of an earlier job, all of them finished: the source is not needed any more.
 fn recall(job: &Job, desk: &mut Desk<'_>) -> Result<(Known, Vec<Placed>), Failure> {
     let (known, disks) = earlier::recall(&job.files.copies()).map_err(|error| Failure::broken(&error))?;
-    let found = known.guest.disks.iter().map(|disk| FoundDisk {
-        path: disk.path.clone(),
-        label: disk.label.clone(),
-        absolute_path: None,
-        size: disk.size,
-    });
-    desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+    desk.recorder.apply(found(&known.guest, Vec::new()));
     let mut placed = Vec::new();
     for (disk, (target, checksum)) in disks.into_iter().enumerate() {
         desk.recorder.apply(Event::RoundEnded { disk, at: copies::now(), last: true, result: Ok(checksum) });

@@ -5,10 +5,10 @@ use std::path::Path;
 use tokio::sync::mpsc;
 
 use super::machine::connect;
-use super::{Desk, Known, place};
+use super::{Desk, Known, found, place};
 use crate::destination::Selected;
 use crate::domain::Placed;
-use crate::event::{Event, FoundDisk};
+use crate::event::Event;
 use crate::footprint::Footprint;
 use crate::job::Job;
 use crate::journal::{self, Entry, Journal};
@@ -57,18 +57,12 @@ impl Running<'_> {
         let directory = job.files.copies();
         let entries = journal::read(&job.files.journal()).map_err(|error| Failure::broken(&error))?;
         let own = Footprint::of(&entries).snapshots;
-        let Begun { known, book, notes } = tokio::select! {
+        let Begun { known, book, notes, absolute_paths } = tokio::select! {
             biased;
             signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),
             begun = begin(job, two_phase, vsphere, &directory, &own) => begun.map_err(failed)?,
         };
-        let found = known.guest.disks.iter().map(|disk| FoundDisk {
-            path: disk.path.clone(),
-            label: disk.label.clone(),
-            absolute_path: None,
-            size: disk.size,
-        });
-        desk.recorder.apply(Event::DisksFound { disks: found.collect() });
+        desk.recorder.apply(found(&known.guest, absolute_paths));
         for text in preflight::of_guest(&job.plan, &known.guest, job.earlier.is_some()) {
             desk.recorder.apply(Event::Warning { text });
         }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::WarmError;
 use super::book::Book;
+use super::{WarmError, sight};
 use crate::guest::Disk;
 use crate::job::Job;
 use crate::plan::{Quiesce, TwoPhase};
@@ -18,6 +18,8 @@ pub(crate) struct Begun {
     pub(crate) book: Book,
     /// What the user should know.
     pub(crate) notes: Vec<String>,
+    /// Where the host keeps each disk of `known` (contract.md 3.5).
+    pub(crate) absolute_paths: Vec<Option<String>>,
 }
 
 /// Looks at the machine, and changes nothing. `own` are snapshots of this migration that may be there.
@@ -42,6 +44,7 @@ pub(crate) async fn begin(
             book: Book::new(machine.moref.clone(), machine.backings.len()),
             known: Known { guest: machine.guest.clone(), domain: None },
             notes: verdict::notes(&machine),
+            absolute_paths: machine.absolute_paths(),
         },
     };
     Ok(begun)
@@ -78,8 +81,12 @@ pub(crate) async fn has_tools(
 }
 
 fn gone_on_with(machine: &Inventory, known: Known, book: Book) -> Result<Begun, WarmError> {
+    // Other disks than those that were begun with are told by the first round.
+    let indices = sight::matched(&known.guest.disks, &machine.guest.disks).unwrap_or_default();
+    let paths = machine.absolute_paths();
+    let absolute_paths = indices.into_iter().map(|index| paths[index].clone()).collect();
     match book.machine == machine.moref && book.disks.len() == known.guest.disks.len() {
-        true => Ok(Begun { known, book, notes: verdict::notes(machine) }),
+        true => Ok(Begun { known, book, notes: verdict::notes(machine), absolute_paths }),
         false => Err(WarmError::OtherMachine {
             name: machine.guest.name.clone(),
             copied: book.machine,

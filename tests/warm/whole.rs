@@ -47,6 +47,7 @@ fn migrate(machine: &Value, keys: &Value) {
         let format = keys["output_format"].as_str().unwrap_or("raw");
         compare(raw, &lab.target(disk), format, true).unwrap();
         assert_eq!(last["disks"][disk]["checksum"], json!(hash(raw)), "disk {disk}");
+        assert!(last["disks"][disk]["absolute_path"].as_str().unwrap().ends_with(".vmdk"), "{last:#}");
     }
     assert_eq!(found(&lab), before);
     assert_eq!(lab.power(), "poweredOff");

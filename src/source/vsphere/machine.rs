@@ -152,6 +152,11 @@ impl Inventory {
         Some(parts.map(Option::unwrap_or_default).join("|"))
     }
 
+    /// Where the host keeps each disk.
+    pub fn absolute_paths(&self) -> Vec<Option<String>> {
+        self.backings.iter().map(|backing| backing.absolute_path.clone()).collect()
+    }
+
     /// The marks of all disks.
     pub fn marks(&self) -> Vec<Option<String>> {
         (0..self.backings.len()).map(|disk| self.mark(disk)).collect()
