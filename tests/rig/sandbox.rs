@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -192,6 +193,16 @@ impl Sandbox {
     /// Starts the program on `input`.
     pub fn spawn(&self, input: Vec<u8>) -> Job {
         self.spawn_with(&[], input)
+    }
+
+    /// Starts a job that the program takes: it has replied.
+    pub fn start(&self, document: Vec<u8>, limit: Duration) -> Job {
+        let mut job = self.spawn(document);
+        if job.wait_reply(limit).is_none() {
+            job.wait_exit(limit);
+            panic!("no reply: {}", String::from_utf8_lossy(&job.stderr().bytes));
+        }
+        job
     }
 
     /// Starts the program with arguments.

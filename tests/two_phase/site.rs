@@ -195,12 +195,7 @@ impl Site {
 
     /// A job that the program takes.
     pub fn start(&self, more: &Value) -> Job {
-        let mut job = self.sandbox.spawn(self.document(more));
-        if job.wait_reply(LIMIT).is_none() {
-            job.wait_exit(LIMIT);
-            panic!("no reply: {}", String::from_utf8_lossy(&job.stderr().bytes));
-        }
-        job
+        self.sandbox.start(self.document(more), LIMIT)
     }
 
     /// What the program says to a document that it refuses: exit code 1, one sentence, nothing on stdout.

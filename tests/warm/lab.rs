@@ -135,12 +135,7 @@ impl Lab {
 
     /// A job that the program takes.
     pub fn job(&self, more: &Value) -> Job {
-        let mut job = self.sandbox.spawn(self.document(more));
-        if job.wait_reply(LIMIT).is_none() {
-            job.wait_exit(LIMIT);
-            panic!("no reply: {}", String::from_utf8_lossy(&job.stderr().bytes));
-        }
-        job
+        self.sandbox.start(self.document(more), LIMIT)
     }
 
     /// A file that a job looks for: `cutover`, `copy_trigger`, `pause_operations`.
