@@ -84,18 +84,13 @@ impl Off<'_> {
     async fn shut_down(&self, journal: &mut Journal) -> Result<(), WarmError> {
         journal.record(&Entry::SwitchedOff)?;
         let patience = self.tools.patience(GUEST_PATIENCE);
-        if let Err(error) = self.vsphere.shut_down_guest(self.machine).await {
-            tracing::warn!("the guest cannot be shut down: {}", chain(&error));
-        } else if self.wait_for("to shut down", Some(patience)).await? {
-            return Ok(());
-        }
-        drop(self.tell.send(Event::Warning {
-            text: format!(
-                "VM \"{}\" did not shut down within {} s and was switched off",
-                self.guest.name,
-                patience.as_secs()
-            ),
-        }));
+        let why = match self.vsphere.shut_down_guest(self.machine).await {
+            Ok(()) if self.wait_for("to shut down", Some(patience)).await? => return Ok(()),
+            Ok(()) => format!("did not shut down within {} s", patience.as_secs()),
+            Err(error) => format!("could not be asked to shut down ({})", chain(&error)),
+        };
+        let text = format!("VM \"{}\" {why} and was switched off", self.guest.name);
+        drop(self.tell.send(Event::Warning { text }));
         self.vsphere.power_off(self.machine).await?;
         self.wait_for("to be off", None).await.map(drop)
     }

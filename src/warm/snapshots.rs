@@ -9,7 +9,7 @@ use super::{Warm, WarmError};
 use crate::journal::Entry;
 use crate::log::chain;
 use crate::plan::Quiesce;
-use crate::source::vsphere::{NewSnapshot, Snapshot, Tools, restore};
+use crate::source::vsphere::{NewSnapshot, OperationError, Snapshot, Tools, restore};
 
 /// How long a snapshot is tried for, and how often (contract.md 6.3).
 const TRIES: Duration = Duration::from_secs(60);
@@ -91,7 +91,9 @@ impl Warm<'_> {
                 Err(error) => error,
             };
             tracing::warn!("snapshot {name:?}: {}", chain(&error));
-            if quiesced && quiesce == Quiesce::Auto {
+            // A server that is away says nothing of the guest.
+            let is_refused = !matches!(&error, OperationError::Client(error) if error.may_pass());
+            if quiesced && quiesce == Quiesce::Auto && is_refused {
                 self.warn(format!(
                     "the snapshot could not be quiesced ({}): it is crash-consistent",
                     chain(&error)
