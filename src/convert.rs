@@ -23,6 +23,7 @@ use crate::process::{self, Exit, Tool};
 use crate::recorder::Recorder;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
+use crate::things::{Kind, Side};
 use crate::throttle::Throttling;
 use crate::trace;
 use crate::v2v::args::CommandLine;
@@ -333,18 +334,28 @@ impl Running<'_> {
         if !self.converter.matters(&event) {
             return;
         }
-        let entry = match &event {
-            Event::TargetServed { path, .. } => Some(Entry::OutputFile { path: path.into() }),
-            Event::DisplayName { name } => Some(Entry::GuestName { name: name.clone() }),
-            _ => None,
+        let entries = match &event {
+            Event::TargetServed { path, .. } => vec![Entry::OutputFile { path: path.into() }],
+            Event::DisplayName { name } => vec![Entry::GuestName { name: name.clone() }],
+            Event::OvirtDisk { id } | Event::CinderVolume { id, .. } => made_by_virt_v2v(id),
+            _ => Vec::new(),
         };
-        if let Some(entry) = entry
-            && let Err(error) = self.journal.record(&entry)
-        {
-            tracing::error!("{}", chain(&error));
+        for entry in entries {
+            if let Err(error) = self.journal.record_once(&entry) {
+                tracing::error!("{}", chain(&error));
+            }
         }
         self.recorder.apply(event);
     }
+}
+
+/// A disk that virt-v2v made at a cloud: its id is its mark. A guest's console is in the log too, so whoever undoes it looks
+/// first whether it can be one of this job's.
+fn made_by_virt_v2v(id: &str) -> Vec<Entry> {
+    let (mark, id) = (id.to_owned(), id.to_owned());
+    let making =
+        Entry::Making { side: Side::Destination, kind: Kind::Disk, mark: mark.clone(), of: String::new() };
+    vec![making, Entry::Made { mark, id }]
 }
 
 fn note_leftovers(job: &Job) {

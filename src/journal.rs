@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::footprint::Footprint;
 use crate::job::JobFiles;
+use crate::things::{self, Kind, Side};
 use crate::v2v::output::Drivers;
 
 /// One line.
@@ -137,6 +138,29 @@ pub enum Entry {
     SwitchingOn,
     /// It runs again, as it was found.
     SwitchedOn,
+    /// Something is about to be made, or changed, at a cloud ([`crate::things`]).
+    Making {
+        /// Which cloud.
+        side: Side,
+        /// What it is.
+        kind: Kind,
+        /// Finds it where its id is not known.
+        mark: String,
+        /// What it belongs to.
+        of: String,
+    },
+    /// It is there.
+    Made {
+        /// Its mark.
+        mark: String,
+        /// Its id.
+        id: String,
+    },
+    /// It is gone, was put back, or was never made.
+    Gone {
+        /// Its mark.
+        mark: String,
+    },
     /// The conversion is done and what it made is the user's: undo removes no output from here on.
     Succeeded {
         /// virt-v2v's exit code, 0.
@@ -239,9 +263,11 @@ pub fn put_away(files: &JobFiles) -> Result<(), JournalError> {
         Entry::Copies { directory } => Some(directory.join(PUT_AWAY)),
         _ => None,
     });
-    let source_left = !Footprint::of(&entries).after(succeeded(&entries).is_some()).is_clean();
+    let fate = fate(&entries);
+    let machine_left = !Footprint::of(&entries).after(fate == Fate::Delivered).is_clean();
+    let is_left = machine_left || !things::to_undo(&entries, fate).is_empty();
     match old.filter(|to| to.parent().is_some_and(Path::is_dir)) {
-        Some(to) if fate(&entries) == Fate::Kept || source_left => {
+        Some(to) if fate == Fate::Kept || is_left => {
             std::fs::rename(&path, &to).map_err(|source| JournalError::Write { path: to, source })
         }
         _ => Ok(()),

@@ -20,10 +20,11 @@
 //! | [`daemon`], [`supervise`], [`run`], [`signals`] | the background: a supervisor, and its worker that runs the stages |
 //! | [`job`], [`journal`], [`undo`], [`sweep`], [`leftovers`] | a job's files, what it has begun, how that is undone |
 //! | [`look`], [`outline`] | a job that is only shown: what it would find, and what it would do |
-//! | [`footprint`], [`put_back`] | what a job has changed on the source machine (snapshots, change tracking, power), and who puts it back |
+//! | [`footprint`], [`things`], [`put_back`] | what a job has changed on the source machine (snapshots, change tracking, power) and at clouds, and who puts it back |
 //! | [`source`] | `local`, `ssh`, `vsphere`: what the guest is, and by what each disk is served |
 //! | [`convert`], [`v2v`], [`follow`], [`trace`] | virt-v2v and virt-v2v-in-place: arguments, logs, failures, their signals |
-//! | [`destination`] | where the guest goes |
+//! | [`destination`] | `local`, `ovirt`, `openstack`, `kubevirt`: where the guest goes |
+//! | [`http`], [`tls`], [`records`], [`things`] | clouds: requests, whom to trust, what was made there and must go again |
 //! | [`process`], [`secret`], [`log`], [`site`] | tools, what is kept out of texts, the wrapper's log, the host's configuration |
 //! | [`throttle`] | limits of a running job |
 //!
@@ -52,6 +53,7 @@ pub mod extent;
 pub mod follow;
 pub mod footprint;
 pub mod guest;
+pub mod http;
 pub mod in_place;
 pub mod job;
 pub mod journal;
@@ -71,6 +73,7 @@ pub mod process;
 pub mod put_back;
 pub mod qemu_img;
 pub mod recorder;
+pub mod records;
 pub mod reply;
 pub mod run;
 pub mod schema;
@@ -84,7 +87,9 @@ pub mod state_file;
 pub mod supervise;
 pub mod sweep;
 pub mod tar;
+pub mod things;
 pub mod throttle;
+pub mod tls;
 pub mod trace;
 pub mod two_phase;
 pub mod undo;

@@ -85,10 +85,6 @@ pub async fn look(job: &Job, stage: Option<Stage>) -> Seen {
         library_path: std::env::var_os("LD_LIBRARY_PATH"),
         ..Seen::default()
     };
-    if let Some(refusal) = Selected::of(&job.plan).refusal() {
-        seen.problem(&refusal);
-        return seen;
-    }
     match stage {
         Some(Stage::Copied | Stage::Converted) => {
             if let Err(error) = recall(job, &mut seen) {
@@ -106,9 +102,9 @@ pub async fn look(job: &Job, stage: Option<Stage>) -> Seen {
     seen.warnings.extend(preflight::of_guest(&job.plan, guest, stage.is_some()));
     seen.room = preflight::room(&job.plan, guest);
     if let Some(two_phase) = &job.plan.two_phase {
-        match Selected::of(&job.plan).place(job, guest.disks.len()).await {
-            Ok(placed) => seen.placed = placed,
-            Err(error) => seen.problem(&error),
+        // Elsewhere they have no place before they are made.
+        if let Selected::Local(local) = Selected::of(&job.plan) {
+            seen.placed = local.placed(job, guest.disks.len());
         }
         if seen.exports.iter().any(|export| export.program() == Program::Nbdkit) {
             seen.filters = Filters::probe(&two_phase.programs.nbdkit, &job.files.tag).await;

@@ -266,6 +266,8 @@ pub enum Destination {
         storage: String,
         /// CA file: `rhv_cafile` or the site's bundle.
         cafile: PathBuf,
+        /// Id of this host's own machine (`conversion_host_uuid`): two-phase disks are attached to it.
+        conversion_host: Option<String>,
     },
     /// oVirt/RHV export domain (`export_domain`).
     ExportDomain {
@@ -295,6 +297,13 @@ pub enum Destination {
         /// Directory of the VM's disks, `data/vm` of the working directory made absolute.
         directory: PathBuf,
     },
+}
+
+impl Destination {
+    /// Whether something is made there through an API, which a failed job must remove again.
+    pub fn has_api(&self) -> bool {
+        matches!(self, Self::Ovirt { .. } | Self::Openstack { .. })
+    }
 }
 
 fn expose_environment<S: serde::Serializer>(

@@ -22,7 +22,7 @@ use crate::signals::Signals;
 use crate::throttle::{Throttling, rate_file};
 use crate::two_phase::{self, Desk};
 use crate::v2v::args;
-use crate::{daemon, journal, source, state_file, supervise, undo};
+use crate::{daemon, journal, put_back, source, state_file, supervise, undo};
 
 /// More than processors help while some wait for the disk.
 const BLOCKING_THREADS: usize = 8;
@@ -127,29 +127,24 @@ pub fn worker(sealed: &[u8], ready: OwnedFd) -> Result<Outcome, RunError> {
         recorder.apply_first(Event::WorkerStarted { pid: nix::unistd::getpid().as_raw() });
         daemon::say_ready(ready).map_err(begin("say ready"))?;
         recorder.write_if_due();
+        let mut desk = Desk { recorder: &mut recorder, journal: &mut journal, signals: &mut signals };
         let ended = match &job.plan.two_phase {
-            Some(two_phase) => {
-                let desk = Desk { recorder: &mut recorder, journal: &mut journal, signals: &mut signals };
-                two_phase::conduct(&job, two_phase, desk).await
-            }
-            None => one_phase(&job, &mut recorder, &mut journal, &mut signals).await,
+            Some(two_phase) => two_phase::conduct(&job, two_phase, &mut desk).await,
+            None => one_phase(&job, &mut desk).await,
         };
+        // Before what is left outside is put back, which takes its time: from here on nothing of the migration is missing, or
+        // nothing of it is wanted.
+        note_end(&ended, &mut journal);
+        put_back::after(&job, &mut recorder, ended.is_ok()).await;
         Ok(close(&job, recorder, journal, ended))
     })
 }
 
 /// All stages of a one-phase job. On an error everything that ran is stopped and the destination is abandoned.
-async fn one_phase(
-    job: &Job,
-    recorder: &mut Recorder,
-    journal: &mut Journal,
-    signals: &mut Signals,
-) -> Result<(), Failure> {
+async fn one_phase(job: &Job, desk: &mut Desk<'_>) -> Result<(), Failure> {
     let destination = Selected::of(&job.plan);
-    let (command_line, handle) = tokio::select! {
-        prepared = prepare(job, journal, &destination) => prepared?,
-        signal = signals.cancelled() => return Err(Failure::cancelled(signal)),
-    };
+    let (command_line, handle) = prepare(job, desk, &destination).await?;
+    let Desk { recorder, journal, signals } = desk;
     let (mut throttling, limited) = Throttling::start(job);
     limited.into_iter().for_each(|event| recorder.apply(event));
     recorder.apply_now(Event::Entered(Phase::StartingVirtV2v));
@@ -162,8 +157,9 @@ async fn one_phase(
         destination.abandon(handle).await;
         return Err(failure);
     }
-    match destination.finalize(handle, recorder.state()).await {
-        Ok(Some(id)) => recorder.apply(Event::VmId { id }),
+    let state = recorder.state().clone();
+    match desk.at_destination(job, async |work| destination.finalize(handle, &state, work).await).await? {
+        Ok(Some(id)) => desk.recorder.apply(Event::VmId { id }),
         Ok(None) => {}
         Err(error) => return Err(Failure::failed(chain(&error))),
     }
@@ -173,13 +169,29 @@ async fn one_phase(
 /// Source and destination made ready, and the command line for what is between them.
 async fn prepare(
     job: &Job,
-    journal: &mut Journal,
+    desk: &mut Desk<'_>,
     destination: &Selected,
 ) -> Result<(args::CommandLine, Handle), Failure> {
-    let private = private_directory(job, journal)?;
-    let session = source::open(job, &private).await.map_err(|error| Failure::broken(&error))?;
-    let handle = destination.prepare(job, journal).await.map_err(|error| Failure::broken(&error))?;
-    Ok((command_line(job, &private, &session), handle))
+    let private = private_directory(job, desk.journal)?;
+    if job.plan.destination.has_api() {
+        // Where the document is kept for a cleanup by hand: it goes with the job.
+        desk.note(&Entry::Copies { directory: job.files.copies() })?;
+    }
+    let session = tokio::select! {
+        opened = source::open(job, &private) => opened.map_err(|error| Failure::broken(&error))?,
+        signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),
+    };
+    let prepared = desk.at_destination(job, async |work| destination.prepare(work).await).await?;
+    let handle = prepared.map_err(|error| Failure::broken(&error))?;
+    let line = match (&job.plan.allocation, handle.allocation()) {
+        (None, Some(allocation)) => {
+            let mut job = job.clone();
+            job.plan.allocation = Some(allocation.to_owned());
+            command_line(&job, &private, &session)
+        }
+        _ => command_line(job, &private, &session),
+    };
+    Ok((line, handle))
 }
 
 /// How the virt-v2v of a one-phase job is run.
@@ -255,6 +267,17 @@ pub fn judge(converted: Converted) -> Result<(), Failure> {
     }
 }
 
+/// How the job ended, for whoever undoes it. A journal that cannot say so is no reason to lose a guest that is converted.
+fn note_end(ended: &Result<(), Failure>, journal: &mut Journal) {
+    let last = match ended {
+        Ok(()) => Some(SUCCEEDED),
+        Err(failure) => failure.cancelled.then_some(Entry::Cancelled),
+    };
+    if let Some(Err(error)) = last.as_ref().map(|last| journal.record_once(last)) {
+        tracing::error!("{}", chain(&error));
+    }
+}
+
 /// The end of every job: leftovers killed, undone what must be, the final state written. The lock stays until the
 /// supervisor has seen that all is well.
 fn close(job: &Job, mut recorder: Recorder, mut journal: Journal, ended: Result<(), Failure>) -> Outcome {
@@ -263,10 +286,7 @@ fn close(job: &Job, mut recorder: Recorder, mut journal: Journal, ended: Result<
         Ok(()) => Some(SUCCEEDED),
         Err(failure) => failure.cancelled.then_some(Entry::Cancelled),
     };
-    // The guest is converted: a journal that cannot say so is no reason to lose it.
-    if let Some(Err(error)) = last.as_ref().map(|last| journal.record_once(last)) {
-        tracing::error!("{}", chain(&error));
-    }
+    note_end(&ended, &mut journal);
     let mut entries = journal::read(&job.files.journal()).unwrap_or_else(|error| {
         tracing::error!("{}", chain(&error));
         Vec::new()

@@ -91,7 +91,8 @@ fn begin(
     let files = directories.job_files(&job::new_tag());
     let lock = take_place(&files, &directories)?;
     let prepared = prepare(&site, &directories, &files, parsed, &swept).and_then(|job| {
-        if job.plan.two_phase.is_some() && job.earlier.is_none() {
+        let is_needed_again = job.plan.two_phase.is_some() || job.plan.destination.has_api();
+        if is_needed_again && job.earlier.is_none() {
             kept_document::keep(&job, &bytes).map_err(|error| Refused::because(&error))?;
         }
         Ok(job)

@@ -15,11 +15,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use crate::event::Event;
-use crate::footprint::Footprint;
 use crate::job::{Job, JobFiles};
 use crate::journal::{Entry, Fate, Journal};
 use crate::log::chain;
 use crate::process::{self, Exit, Tool};
+use crate::put_back::Left;
 use crate::state::State;
 use crate::{journal, leftovers, put_back, state_file, undo};
 
@@ -121,9 +121,9 @@ impl Supervisor {
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline)
                 && last_moment.is_some_and(|last| Instant::now() < last)
-                && !source_left(&job.files).is_clean()
+                && !left(&job.files).is_clean()
             {
-                // It puts the source back, which vSphere does at its own pace.
+                // It puts back what is left outside, which clouds do at their own pace.
                 deadline = Some(Instant::now() + Duration::from_secs(1));
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -220,24 +220,23 @@ fn close(
     {
         tracing::error!("{}", chain(&error));
     }
-    put_source_back(job, &mut state, sealed);
+    put_all_back(job, &mut state, sealed);
     finish_for_the_dead(&job.files, &mut state, message);
     state
 }
 
-/// What the job has left on its source, as its journal says.
-fn source_left(files: &JobFiles) -> Footprint {
+/// What the job has left outside this host, as its journal says.
+fn left(files: &JobFiles) -> Left {
     journal::read(&files.journal()).map(|entries| put_back::left(&entries)).unwrap_or_default()
 }
 
 /// By a process of its own: this one has no runtime, and must not hang with a vCenter that does.
-fn put_source_back(job: &Job, state: &mut State, sealed: &OwnedFd) {
-    let left = source_left(&job.files);
+fn put_all_back(job: &Job, state: &mut State, sealed: &OwnedFd) {
+    let left = left(&job.files);
     if left.is_clean() {
         return;
     }
-    let what = Some(format!("vSphere, to put back what the job changed on the source: {left}"));
-    state.apply(Event::WaitingFor { what });
+    state.apply(Event::WaitingFor { what: Some(put_back::waited_for(&left)) });
     if let Err(error) = state_file::write(&job.files.state(), state) {
         tracing::error!("{}", chain(&error));
     }
@@ -256,7 +255,7 @@ fn put_source_back(job: &Job, state: &mut State, sealed: &OwnedFd) {
             }
             process::kill_all(process::descendants, KILL_PATIENCE);
         }
-        Err(error) => tracing::error!("the source cannot be put back: {error}"),
+        Err(error) => tracing::error!("what the job left outside cannot be put back: {error}"),
     }
     state.apply(Event::WaitingFor { what: None });
 }

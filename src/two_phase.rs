@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
-use crate::destination::{Machine, Selected};
+use crate::destination::{DestinationError, Handle, Machine, Selected, Work};
 use crate::domain::Placed;
 use crate::event::{Event, FoundDisk};
 use crate::guest::Guest;
@@ -23,7 +23,8 @@ use crate::log::chain;
 use crate::phase::Phase;
 use crate::plan::TwoPhase;
 use crate::recorder::Recorder;
-use crate::run::{self, Failure, judge, private_directory};
+use crate::records::Records;
+use crate::run::{Failure, judge, private_directory};
 use crate::signals::Signals;
 use crate::source::{self, Opened};
 use crate::throttle::Throttling;
@@ -53,6 +54,9 @@ pub struct Known {
     pub domain: Option<String>,
 }
 
+/// A destination, and what it has prepared.
+type At<'a> = (&'a Selected, &'a Handle);
+
 /// What the stages report to, and what stops them.
 pub struct Desk<'a> {
     /// The state.
@@ -63,21 +67,8 @@ pub struct Desk<'a> {
     pub signals: &'a mut Signals,
 }
 
-/// All stages, and then the source is put back.
-pub async fn conduct(job: &Job, two_phase: &TwoPhase, mut desk: Desk<'_>) -> Result<(), Failure> {
-    let ended = stages(job, two_phase, &mut desk).await;
-    // Before the source is put back, which takes its time: from here on nothing of the migration is missing. A journal that
-    // cannot say so is no reason to lose it.
-    if ended.is_ok()
-        && let Err(error) = desk.journal.record(&run::SUCCEEDED)
-    {
-        tracing::error!("{}", chain(&error));
-    }
-    machine::put_back(job, &mut desk, ended.is_ok()).await;
-    ended
-}
-
-async fn stages(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Result<(), Failure> {
+/// All stages.
+pub async fn conduct(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Result<(), Failure> {
     let private = private_directory(job, desk.journal)?;
     let earlier = match &job.earlier {
         Some(files) => {
@@ -90,28 +81,20 @@ async fn stages(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Result<
         None => Stage::Copying,
     };
     let destination = Selected::of(&job.plan);
-    let handle = destination.prepare(job, desk.journal).await.map_err(|error| Failure::broken(&error))?;
-    let (mut throttling, limits) = Throttling::start(job);
-    limits.into_iter().for_each(|event| desk.recorder.apply(event));
-    let (known, placed) = match stage {
-        Stage::Copying => match &two_phase.warm {
-            Some(terms) => {
-                let running =
-                    running::Running { job, two_phase, terms, private: &private, destination: &destination };
-                running.copy(desk, &mut throttling).await?
-            }
-            None => copy(job, two_phase, &private, &destination, desk, &mut throttling).await?,
-        },
-        Stage::Copied | Stage::Converted => recall(job, desk)?,
+    let prepared = desk.at_destination(job, async |work| destination.prepare(work).await).await?;
+    let handle = prepared.map_err(|error| Failure::broken(&error))?;
+    let made = make(job, two_phase, &private, earlier, stage, (&destination, &handle), desk).await;
+    let (known, placed, drivers) = match made {
+        Ok(made) => made,
+        Err(failure) => {
+            destination.abandon(handle).await;
+            return Err(failure);
+        }
     };
-    let entries = match stage {
-        Stage::Converted => earlier.map(|earlier| earlier.entries).unwrap_or_default(),
-        Stage::Copying | Stage::Copied => Vec::new(),
-    };
-    let drivers =
-        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), desk, &mut throttling).await?;
     let machine = Machine { plan: &job.plan, guest: &known.guest, disks: &placed, drivers: &drivers };
-    match destination.publish(handle, &machine).await {
+    let published =
+        desk.at_destination(job, async |work| destination.publish(handle, &machine, work).await).await?;
+    match published {
         Ok(Some(id)) => desk.recorder.apply(Event::VmId { id }),
         Ok(None) => {}
         Err(error) => return Err(Failure::failed(chain(&error))),
@@ -119,12 +102,43 @@ async fn stages(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Result<
     Ok(())
 }
 
+/// The disks of the guest at the destination, converted.
+async fn make(
+    job: &Job,
+    two_phase: &TwoPhase,
+    private: &Path,
+    earlier: Option<earlier::Earlier>,
+    stage: Stage,
+    destination: At<'_>,
+    desk: &mut Desk<'_>,
+) -> Result<(Known, Vec<Placed>, Drivers), Failure> {
+    let (mut throttling, limits) = Throttling::start(job);
+    limits.into_iter().for_each(|event| desk.recorder.apply(event));
+    let (known, placed) = match stage {
+        Stage::Copying => match &two_phase.warm {
+            Some(terms) => {
+                let running = running::Running { job, two_phase, terms, private, destination };
+                running.copy(desk, &mut throttling).await?
+            }
+            None => copy(job, two_phase, private, destination, desk, &mut throttling).await?,
+        },
+        Stage::Copied | Stage::Converted => recall(job, destination, desk).await?,
+    };
+    let entries = match stage {
+        Stage::Converted => earlier.map(|earlier| earlier.entries).unwrap_or_default(),
+        Stage::Copying | Stage::Copied => Vec::new(),
+    };
+    let drivers =
+        convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), desk, &mut throttling).await?;
+    Ok((known, placed, drivers))
+}
+
 /// Every disk on its target, proven.
 async fn copy(
     job: &Job,
     two_phase: &TwoPhase,
     private: &Path,
-    destination: &Selected,
+    destination: At<'_>,
     desk: &mut Desk<'_>,
     throttling: &mut Throttling,
 ) -> Result<(Known, Vec<Placed>), Failure> {
@@ -153,14 +167,16 @@ async fn copy(
 /// The targets of the disks, and what a later job must know of them.
 async fn place(
     job: &Job,
-    destination: &Selected,
+    destination: At<'_>,
     directory: &Path,
     known: &Known,
     desk: &mut Desk<'_>,
 ) -> Result<Vec<Placed>, Failure> {
-    let placed = destination.place(job, known.guest.disks.len()).await;
-    let placed = placed.map_err(|error| Failure::broken(&error))?;
     desk.note(&Entry::Copies { directory: directory.to_owned() })?;
+    let (selected, handle) = destination;
+    let guest = &known.guest;
+    let placed = desk.at_destination(job, async |work| selected.place(handle, guest, work).await).await?;
+    let placed = placed.map_err(|error| Failure::broken(&error))?;
     for target in &placed {
         desk.note(&Entry::OutputFile { path: target.path.clone() })?;
     }
@@ -223,13 +239,23 @@ fn found(guest: &Guest, absolute_paths: Vec<Option<String>>) -> Event {
 }
 
 /// The copies of an earlier job, all of them finished: the source is not needed any more.
-fn recall(job: &Job, desk: &mut Desk<'_>) -> Result<(Known, Vec<Placed>), Failure> {
+async fn recall(
+    job: &Job,
+    (selected, handle): At<'_>,
+    desk: &mut Desk<'_>,
+) -> Result<(Known, Vec<Placed>), Failure> {
     let (known, disks) = earlier::recall(&job.files.copies()).map_err(|error| Failure::broken(&error))?;
     desk.recorder.apply(found(&known.guest, Vec::new()));
     let mut placed = Vec::new();
     for (disk, (target, checksum)) in disks.into_iter().enumerate() {
         desk.recorder.apply(Event::RoundEnded { disk, at: copies::now(), last: true, result: Ok(checksum) });
         placed.push(target);
+    }
+    if job.plan.destination.has_api() {
+        // What an interrupted job left may not be reachable from here any more.
+        let guest = &known.guest;
+        let there = desk.at_destination(job, async |work| selected.place(handle, guest, work).await).await?;
+        placed = there.map_err(|error| Failure::broken(&error))?;
     }
     Ok((known, placed))
 }
@@ -245,10 +271,34 @@ impl Desk<'_> {
         self.journal.record(&Entry::Copied).map_err(|error| Failure::broken(&error))
     }
 
+    /// Lets the destination do something: its error, or the cancel that came meanwhile.
+    pub async fn at_destination<T>(
+        &mut self,
+        job: &Job,
+        step: impl AsyncFnOnce(&mut Work<'_>) -> Result<T, DestinationError>,
+    ) -> Result<Result<T, DestinationError>, Failure> {
+        let mut records = Records::of(&job.files).map_err(|error| Failure::broken(&error))?;
+        let (tell, events) = mpsc::unbounded_channel();
+        let mut work = Work { job, records: &mut records, tell };
+        let stage = async { Ok(step(&mut work).await) };
+        let ended = self.attend_to(None, events, stage).await;
+        self.recorder.apply(Event::WaitingFor { what: None });
+        ended
+    }
+
     /// Runs a stage to its end while its events are recorded, the limits are followed and signals are obeyed.
     async fn attend<T>(
         &mut self,
         throttling: &mut Throttling,
+        events: mpsc::UnboundedReceiver<Event>,
+        stage: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.attend_to(Some(throttling), events, stage).await
+    }
+
+    async fn attend_to<T>(
+        &mut self,
+        mut throttling: Option<&mut Throttling>,
         mut events: mpsc::UnboundedReceiver<Event>,
         stage: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
@@ -272,10 +322,10 @@ impl Desk<'_> {
                     self.take(event, &mut resumable)?;
                 }
                 ended = &mut stage => break ended,
-                changes = throttling.step() => {
+                changes = step(throttling.as_deref_mut()) => {
                     changes.into_iter().for_each(|event| self.recorder.apply(event));
                 }
-                _ = tick.tick() => {
+                _ = tick.tick(), if throttling.is_some() => {
                     let copied = self.recorder.state().bytes_copied.unwrap_or(0);
                     if let Some(bytes_per_second) = rate.after(copied) {
                         self.recorder.apply(Event::Rate { bytes_per_second });
@@ -308,6 +358,14 @@ impl Desk<'_> {
             _ => self.recorder.apply(event),
         }
         Ok(())
+    }
+}
+
+/// The next change of the limits; none ever where they are not followed.
+async fn step(throttling: Option<&mut Throttling>) -> Vec<Event> {
+    match throttling {
+        Some(throttling) => throttling.step().await,
+        None => std::future::pending().await,
     }
 }
 

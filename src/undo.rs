@@ -11,14 +11,17 @@ use std::path::{Path, PathBuf};
 
 use crate::footprint::Footprint;
 use crate::journal::{self, Entry, Fate};
+use crate::things;
 use crate::throttle::cgroup;
 use crate::two_phase::kept_document;
 
 /// Undoes `entries`; gives a sentence for each thing that could not be undone. What `virt-v2v-wrapper cleanup` needs stays
 /// as long as something is left on the source.
 pub fn undo(entries: &[Entry]) -> Vec<String> {
-    let left = Footprint::of(entries).after(journal::succeeded(entries).is_some());
-    undo_all(entries, journal::fate(entries) == Fate::Undone, !left.is_clean())
+    let fate = journal::fate(entries);
+    let left = Footprint::of(entries).after(fate == Fate::Delivered);
+    let is_clean = left.is_clean() && things::to_undo(entries, fate).is_empty();
+    undo_all(entries, fate == Fate::Undone, !is_clean)
 }
 
 /// Without what was made for the user, or with it; with what tells of the source, or without it.

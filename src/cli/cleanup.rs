@@ -62,7 +62,7 @@ fn clean(site: &Site, files: &JobFiles, given: Option<&mut dyn Read>) -> Result<
     }
     let left = put_back::left(&entries);
     if left.is_clean() {
-        return Ok(format!("nothing of job {tag} is left on its source"));
+        return Ok(format!("nothing of job {tag} is left"));
     }
     let plan = start::plan_again(site, files, given)?;
     let problems = put_back::put_back_alone(&plan, &path).map_err(|error| one(&error))?;

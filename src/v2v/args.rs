@@ -214,7 +214,7 @@ fn destination(plan: &Plan, capabilities: &Capabilities, line: &mut CommandLine)
             line.option("-os", directory);
             name_local_guest(plan, line);
         }
-        Destination::Ovirt { url, password, cluster, storage, cafile } => {
+        Destination::Ovirt { url, password, cluster, storage, cafile, .. } => {
             let (output, prefix) = capabilities.ovirt_upload();
             line.option("--bridge", "ovirtmgmt");
             format_and_allocation(plan, line);

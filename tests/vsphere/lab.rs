@@ -9,7 +9,7 @@ use virt_v2v_wrapper::source::vsphere::Vsphere;
 use virt_v2v_wrapper::source::vsphere::address::Address;
 use virt_v2v_wrapper::source::vsphere::client::{Client, Patience};
 use virt_v2v_wrapper::source::vsphere::error::ClientError;
-use virt_v2v_wrapper::source::vsphere::tls::Trust;
+use virt_v2v_wrapper::tls::Trust;
 
 use super::certificates::{Certificate, self_signed};
 use super::server::{PASSWORD, Reply, Request, Server};

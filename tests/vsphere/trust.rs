@@ -10,7 +10,7 @@ use virt_v2v_wrapper::source::vsphere::Vsphere;
 use virt_v2v_wrapper::source::vsphere::client::Client;
 use virt_v2v_wrapper::source::vsphere::error::ClientError;
 use virt_v2v_wrapper::source::vsphere::inventory;
-use virt_v2v_wrapper::source::vsphere::tls::Trust;
+use virt_v2v_wrapper::tls::Trust;
 
 use super::certificates::{self_signed, signed_by};
 use super::lab::{NAME, PATIENCE, address, login, site, usual};

@@ -13,11 +13,12 @@ use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::address::Address;
-use super::error::{ClientError, reason};
+use super::error::ClientError;
 use super::properties::{self, Object, Of};
 use super::soap::{self, Answer, Call, Element, Reference};
-use super::tls::{self, Seen, Trust};
+use crate::http::reason;
 use crate::json::one_line;
+use crate::tls::{self, Seen, Trust};
 
 /// Most bytes of one answer. A machine with 60 disks and many snapshots is half a megabyte.
 pub(super) const MOST_ANSWER: usize = 16 << 20;

@@ -7,8 +7,7 @@ use reqwest::StatusCode;
 
 use super::client::MOST_ANSWER;
 use super::soap::{Fault, SoapError};
-use super::tls::{Fingerprint, TlsError};
-use crate::json::one_line;
+use crate::tls::{Fingerprint, TlsError};
 
 /// A call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -145,20 +144,5 @@ impl ClientError {
     /// The network or a server that starts: the same question may be answered later.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Slow { .. } | Self::Status { .. })
-    }
-}
-
-/// The innermost cause: what stands around it only says that a request failed. Without the URL, which stands in our
-/// sentence.
-pub(super) fn reason(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut cause: &(dyn std::error::Error + 'static) = &error;
-    loop {
-        // An I/O error gives its content's source as its own, so the content itself would be left out.
-        let content = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        match content.map(|content| content as &(dyn std::error::Error + 'static)).or(cause.source()) {
-            Some(inner) => cause = inner,
-            None => return one_line(&cause.to_string(), 300),
-        }
     }
 }

@@ -36,7 +36,6 @@ pub mod restore;
 pub mod snapshot;
 pub mod soap;
 pub mod task;
-pub mod tls;
 pub mod tracking;
 pub mod verdict;
 
@@ -47,10 +46,10 @@ pub use snapshot::{FoundSnapshot, NewSnapshot, Snapshot, SnapshotDisk};
 pub use tracking::ChangesError;
 pub use verdict::{DiskVerdict, Verdict};
 
+use crate::tls::Trust;
 use address::{Address, Kind};
 use client::{Client, Patience};
 use machine::{Inventory, PowerState};
-use tls::Trust;
 
 /// Largest read of a disk in bytes: what an ESXi host answers in one piece, and what a vCenter's NFC memory bears
 /// (contract.md 6.3; peers.md 6.3, row 23).
@@ -74,7 +73,7 @@ pub enum VsphereError {
     Address(#[from] address::AddressError),
     /// `vmware_fingerprint`.
     #[error(transparent)]
-    Tls(#[from] tls::TlsError),
+    Tls(#[from] crate::tls::TlsError),
     /// The server.
     #[error(transparent)]
     Client(#[from] error::ClientError),

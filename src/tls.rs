@@ -1,8 +1,8 @@
-//! Whom a vSphere's certificate is believed: a pinned fingerprint, the site's authorities, or anybody.
+//! Whom a server's certificate is believed: a pinned fingerprint, the site's authorities, or anybody.
 //!
 //! Self-signed certificates of appliances are often authority and leaf in one, which webpki refuses even as a root of
 //! their own: the pin is the real answer (crates.md 3.12). It is compared at every handshake, so a certificate that
-//! changes in the middle of a job is refused too (peers.md 6.3, row 28). Used by `client`.
+//! changes in the middle of a job is refused too (peers.md 6.3, row 28). Used by vSphere's client and [`crate::http`].
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
