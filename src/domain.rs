@@ -32,6 +32,13 @@ pub struct Placed {
     pub format: DiskFormat,
 }
 
+impl Placed {
+    /// Somebody else made it, and it may hold anything: nothing but devices lies below `/dev`.
+    pub fn is_device(&self) -> bool {
+        is_device(&self.path)
+    }
+}
+
 /// The XML that virt-v2v-in-place reads (`-i libvirtxml`): the hardware is the source's, because the conversion looks
 /// for the device names of the buses it knew. Memory is in KiB: virt-v2v reads KiB whatever `unit` says
 /// (virt-v2v-output.md 8). `disks` are in the order of `guest`'s; more than those hang on SCSI.
@@ -239,9 +246,13 @@ fn disk(xml: &mut String, placed: &Placed, target: &str, bus: &str, transitional
     ));
 }
 
-/// `type` of a disk and the attribute of its source: nothing but devices lies below `/dev`.
+/// `type` of a disk and the attribute of its source.
 fn kind(path: &Path) -> (&'static str, &'static str) {
-    if path.starts_with("/dev") { ("block", "dev") } else { ("file", "file") }
+    if is_device(path) { ("block", "dev") } else { ("file", "file") }
+}
+
+fn is_device(path: &Path) -> bool {
+    path.starts_with("/dev")
 }
 
 fn interface(xml: &mut String, nic: &Nic, mapping: Option<&NetworkMapping>, model: Option<&str>) {

@@ -173,10 +173,6 @@ async fn prepare(
     destination: &Selected,
 ) -> Result<(args::CommandLine, Handle), Failure> {
     let private = private_directory(job, desk.journal)?;
-    if job.plan.destination.has_api() {
-        // Where the document is kept for a cleanup by hand: it goes with the job.
-        desk.note(&Entry::Copies { directory: job.files.copies() })?;
-    }
     let session = tokio::select! {
         opened = source::open(job, &private) => opened.map_err(|error| Failure::broken(&error))?,
         signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),

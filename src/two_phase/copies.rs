@@ -210,14 +210,15 @@ impl Copies<'_> {
     async fn target(&self, disk: usize, ledger: &Ledger) -> Result<Target, CopiesError> {
         let Identity { target: path, size, format, .. } = ledger.identity().clone();
         let resumed = earlier::has_finished(ledger);
-        if !resumed {
+        let is_device = self.placed[disk].is_device();
+        if !resumed && !is_device {
             // Of an interrupted job that had finished nothing: the journal says that the file is this job's.
             remove(&path)?;
         }
         let allocation = Allocation::of(self.job.plan.allocation.as_deref());
         match format {
             DiskFormat::Raw => {
-                let made = move || match resumed {
+                let made = move || match resumed || is_device {
                     true => FileTarget::open(&path, size, allocation),
                     false => FileTarget::create(&path, size, allocation),
                 };

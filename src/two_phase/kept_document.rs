@@ -1,4 +1,5 @@
-//! The document of a two-phase job, kept without its secrets, so that `virt-v2v-wrapper resume <tag>` needs only these.
+//! The document of a job that may be resumed, or cleaned up after, kept without its secrets: so that `virt-v2v-wrapper resume
+//! <tag>` and `cleanup <tag>` need only these.
 //!
 //! An edge: called by [`crate::start`], before the fork. It lies beside the job's ledgers ([`JobFiles::copies`]).
 

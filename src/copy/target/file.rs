@@ -71,7 +71,9 @@ impl FileTarget {
     /// A file of an interrupted copy, or a block device: what it holds is not known.
     pub fn open(path: &Path, size: u64, allocation: Allocation) -> Result<Self, TargetError> {
         let error = |what| move |source| TargetError::file(what, path, source);
-        let is_device = path.metadata().map_err(error("opening"))?.file_type().is_block_device();
+        let kind = path.metadata().map_err(error("opening"))?.file_type();
+        // Nothing else lies there, and who stands in for one (a file behind a link) has its size and its unknown content.
+        let is_device = kind.is_block_device() || path.starts_with("/dev");
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         if is_device {

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -91,8 +90,7 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn new(placed: &[Placed]) -> Self {
-        let is_device = |path: &Path| path.metadata().is_ok_and(|data| data.file_type().is_block_device());
-        let file = placed.iter().find(|placed| !is_device(&placed.path));
+        let file = placed.iter().find(|placed| !placed.is_device());
         let directory = file.and_then(|placed| placed.path.parent());
         let free = directory.and_then(|directory| nix::sys::statvfs::statvfs(directory).ok());
         let free = free.map(|system| system.blocks_available() * system.fragment_size());
