@@ -138,6 +138,15 @@ pub enum Entry {
     SwitchingOn,
     /// It runs again, as it was found.
     SwitchedOn,
+    /// Where the guest goes, if that is a cloud: whoever goes there later can remove what this job leaves.
+    Destination {
+        /// [`crate::plan::Destination::cloud`].
+        cloud: String,
+        /// Name of the guest.
+        vm_name: String,
+        /// The id by which virt-v2v marks its volumes (OpenStack).
+        guest_id: Option<String>,
+    },
     /// Something is about to be made, or changed, at a cloud ([`crate::things`]).
     Making {
         /// Which cloud.

@@ -24,6 +24,7 @@
 //! | [`source`] | `local`, `ssh`, `vsphere`: what the guest is, and by what each disk is served |
 //! | [`convert`], [`v2v`], [`follow`], [`trace`] | virt-v2v and virt-v2v-in-place: arguments, logs, failures, their signals |
 //! | [`destination`] | `local`, `ovirt`, `openstack`, `kubevirt`: where the guest goes |
+//! | [`orphans`] | what dead jobs left at a destination, removed by the next one that goes there |
 //! | [`http`], [`tls`], [`records`], [`things`] | clouds: requests, whom to trust, what was made there and must go again |
 //! | [`process`], [`secret`], [`log`], [`site`] | tools, what is kept out of texts, the wrapper's log, the host's configuration |
 //! | [`throttle`] | limits of a running job |
@@ -63,6 +64,7 @@ pub mod libvirt;
 pub mod log;
 pub mod look;
 pub mod nbd;
+pub mod orphans;
 pub mod outline;
 pub mod overlay;
 pub mod ovf;

@@ -302,7 +302,22 @@ pub enum Destination {
 impl Destination {
     /// Whether something is made there through an API, which a failed job must remove again.
     pub fn has_api(&self) -> bool {
-        matches!(self, Self::Ovirt { .. } | Self::Openstack { .. })
+        self.cloud().is_some()
+    }
+
+    /// Which cloud it is and who works there, without a secret: two jobs with the same one can clean up after each other.
+    pub fn cloud(&self) -> Option<String> {
+        match self {
+            Self::Ovirt { url, .. } => Some(format!("oVirt {url}")),
+            Self::Openstack { environment, project_id, .. } => {
+                let shown = environment.iter().filter(|(key, _)| !problems::names_a_secret(key));
+                let mut pairs: Vec<String> =
+                    shown.map(|(key, value)| format!("{key}={}", value.expose_secret())).collect();
+                pairs.sort();
+                Some(format!("OpenStack {}, to project {project_id}", pairs.join(" ")))
+            }
+            Self::Local { .. } | Self::ExportDomain { .. } | Self::Kubevirt { .. } => None,
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use crate::domain::Placed;
 use crate::event::Event;
 use crate::guest::Guest;
 use crate::job::Job;
-use crate::journal::JournalError;
+use crate::journal::{Entry, JournalError};
+use crate::orphans;
 use crate::plan::{self, Plan};
 use crate::records::Records;
 use crate::state::State;
@@ -204,8 +205,19 @@ impl Selected {
         }
     }
 
-    /// See [`Destination::prepare`].
+    /// See [`Destination::prepare`]. What dead jobs left at the same cloud is removed first: it would be in the way.
     pub async fn prepare(&self, work: &mut Work<'_>) -> Result<Handle, DestinationError> {
+        let plan = &work.job.plan;
+        if let Some(cloud) = plan.destination.cloud() {
+            let guest_id = match &plan.destination {
+                plan::Destination::Openstack { guest_id, .. } => Some(guest_id.clone()),
+                _ => None,
+            };
+            let vm_name = plan.vm_name.clone();
+            let entry = Entry::Destination { cloud: cloud.clone(), vm_name, guest_id };
+            work.records.journal().record_once(&entry)?;
+            orphans::clear(work, &cloud).await;
+        }
         Ok(match self {
             Self::Local(local) => {
                 local.prepare(work).await?;
