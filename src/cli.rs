@@ -80,7 +80,7 @@ enum Verb {
         /// Remove the files of a finished job.
         #[arg(long, value_name = "TAG")]
         remove: Option<String>,
-        /// Remove them although they tell what the job has left on its source.
+        /// Remove them although they tell what the job has left on its source or at its destination.
         #[arg(long, requires = "remove")]
         force: bool,
     },

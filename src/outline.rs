@@ -192,7 +192,7 @@ pub struct Room {
 /// A part of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Stage {
-    /// `virt-v2v`, `shutdown`, `rounds`, `cutover`, `copy`, `verify`, `convert`, `commit`, `publish`, `put back`.
+    /// `virt-v2v`, `place`, `shutdown`, `rounds`, `cutover`, `copy`, `verify`, `convert`, `commit`, `publish`, `put back`.
     pub name: String,
     /// What it does, in sentences.
     pub does: Vec<String>,
@@ -215,7 +215,7 @@ pub struct Command {
 /// Something that is made or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Effect {
-    /// `file`, `directory`, `snapshot`, `change tracking`, `power`, `virtual machine`.
+    /// `file`, `directory`, `attachment`, `snapshot`, `change tracking`, `power`, `virtual machine`.
     pub what: String,
     /// Its path or name.
     pub name: String,

@@ -16,7 +16,7 @@ use crate::throttle::cgroup;
 use crate::two_phase::kept_document;
 
 /// Undoes `entries`; gives a sentence for each thing that could not be undone. What `virt-v2v-wrapper cleanup` needs stays
-/// as long as something is left on the source.
+/// as long as something is left on the source or at a cloud.
 pub fn undo(entries: &[Entry]) -> Vec<String> {
     let fate = journal::fate(entries);
     let left = Footprint::of(entries).after(fate == Fate::Delivered);

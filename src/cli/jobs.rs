@@ -28,7 +28,7 @@ struct Row {
 pub(super) struct Removal<'a> {
     /// Its tag.
     pub(super) tag: &'a str,
-    /// Although they tell what it has left on its source.
+    /// Although they tell what it has left outside this host.
     pub(super) force: bool,
 }
 
@@ -109,7 +109,7 @@ fn remove(files: &JobFiles, force: bool) -> u8 {
     });
     match files.take_lock() {
         Ok(Taken::Free(_) | Taken::Gone) if !left.is_clean() && !force => super::complain(&format!(
-            "job {tag} has left on its source: {left}. Put that back first (virt-v2v-wrapper cleanup {tag}), or remove its \
+            "job {tag} has left outside this host: {left}. Put that back first (virt-v2v-wrapper cleanup {tag}), or remove its \
              files all the same with --force",
             tag = tag.unwrap_or(&files.tag)
         )),

@@ -59,11 +59,16 @@ fn of_destination(job: &Job, seen: &Seen) -> Vec<Effect> {
     let made = |what: &str, place: String| vec![effect(what, place, true, guest)];
     let directory = match &job.plan.destination {
         Destination::Local { directory } => directory,
-        Destination::Ovirt { url, .. } => return made("virtual machine", format!("{name} in {url}")),
+        Destination::Ovirt { url, .. } => {
+            return [attachments(job, seen), made("virtual machine", format!("{name} in {url}"))].concat();
+        }
         Destination::ExportDomain { domain } => {
             return made("virtual machine", format!("{name} in {domain}"));
         }
-        Destination::Openstack { .. } => return made("virtual machine", format!("{name} in OpenStack")),
+        Destination::Openstack { .. } => {
+            return [attachments(job, seen), made("virtual machine", format!("{name} in OpenStack"))]
+                .concat();
+        }
         Destination::Kubevirt { directory } => return made("file", directory.display().to_string()),
     };
     let file = |name: String| effect("file", directory.join(name).display().to_string(), true, guest);
@@ -79,6 +84,17 @@ fn of_destination(job: &Job, seen: &Seen) -> Vec<Effect> {
         None => vec![format!("{name}-<sda and so on>")],
     };
     disks.into_iter().chain([format!("{name}.xml")]).map(file).collect()
+}
+
+/// Disks of a cloud that are copied by us: attached to this host meanwhile.
+fn attachments(job: &Job, seen: &Seen) -> Vec<Effect> {
+    let disks = seen.guest.as_ref().filter(|_| job.plan.two_phase.is_some());
+    let disks = disks.map_or(0, |guest| guest.disks.len());
+    let one = |disk| {
+        let name = format!("{}_Disk{disk}", job.plan.vm_name);
+        effect("attachment", name, false, "attached to this host while it is copied and converted")
+    };
+    (1..=disks).map(one).collect()
 }
 
 /// On vSphere; nothing else is changed by us.

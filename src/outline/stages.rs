@@ -15,7 +15,7 @@ pub(super) fn stage(name: &str, does: impl IntoIterator<Item = String>) -> Stage
 /// All of them in their order.
 pub(super) fn stages(job: &Job, reached: Option<Reached>, seen: &Seen) -> Vec<Stage> {
     let Some(two_phase) = &job.plan.two_phase else { return vec![one_phase(job)] };
-    let mut stages = Vec::new();
+    let mut stages: Vec<Stage> = place(job).into_iter().collect();
     match (reached, &two_phase.warm) {
         (Some(Reached::Copied | Reached::Converted), _) => {}
         (_, Some(terms)) => stages.extend(warm::stages(job, two_phase, terms, seen, reached)),
@@ -62,9 +62,41 @@ fn agent(job: &Job) -> Option<String> {
 }
 
 fn publish(job: &Job) -> Option<String> {
-    let Destination::Local { directory } = &job.plan.destination else { return None };
-    let xml = directory.join(format!("{}.xml", job.plan.vm_name));
-    Some(format!("{} describes the converted guest for libvirt", xml.display()))
+    let name = &job.plan.vm_name;
+    match &job.plan.destination {
+        Destination::Local { directory } => {
+            let xml = directory.join(format!("{name}.xml"));
+            Some(format!("{} describes the converted guest for libvirt", xml.display()))
+        }
+        Destination::Ovirt { .. } => Some(format!(
+            "the disks are taken out of this host's own machine, and VM {name:?} is made of them, with its NICs on the mapped \
+             networks"
+        )),
+        Destination::Openstack { project_id, .. } => Some(format!(
+            "the volumes are taken out of the conversion server and handed to project {project_id}, ports are made there, \
+             and server {name:?} of both"
+        )),
+        Destination::ExportDomain { .. } | Destination::Kubevirt { .. } => None,
+    }
+}
+
+/// Where the destination is a cloud: what is made there before the first byte is copied.
+pub(super) fn place(job: &Job) -> Option<Stage> {
+    let does = match &job.plan.destination {
+        Destination::Ovirt { conversion_host, .. } => {
+            let host = conversion_host.as_deref().unwrap_or("of this host");
+            format!(
+                "a disk is made for each of the guest's, and attached to machine {host}, which is this host"
+            )
+        }
+        Destination::Openstack { server_id, .. } => {
+            format!("a volume is made for each disk, and attached to server {server_id}, which is this host")
+        }
+        Destination::Local { .. } | Destination::ExportDomain { .. } | Destination::Kubevirt { .. } => {
+            return None;
+        }
+    };
+    Some(stage("place", [does]))
 }
 
 /// A machine that runs, before its only copy.

@@ -46,6 +46,13 @@ pub(super) fn phases(
             // A KeyError in the old program (contract.md 1.2).
             findings.contract("Missing argument: conversion_host_uuid");
         }
+        (site::TwoPhase::Honour, Some(Host::Ovirt | Host::Openstack)) => {
+            // In two phases v2 always made raw ones (contract.md 4).
+            if document.output_format.as_deref() == Some("qcow2") {
+                findings
+                    .warn(format!("output_format qcow2 is ignored: with {key} the disks of a cloud are raw"));
+            }
+        }
         (site::TwoPhase::Honour, Some(_) | None) => {}
     }
     if is_warm {
