@@ -1,4 +1,4 @@
-//! A look at source and host for a job that is only shown: what its stages would find before they change anything. An edge.
+//! A look at source, destination and host for a job that is only shown: what its stages would find before they change anything. An edge.
 //!
 //! It asks with the functions of the run, and goes on where those refuse: a machine that runs is told with what the job
 //! would do about it. Nothing is changed anywhere; for an ssh source an agent runs meanwhile, with its socket in a
@@ -8,8 +8,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::destination::Selected;
+use crate::destination::{Selected, Work};
 use crate::domain::Placed;
+use crate::event::Event;
 use crate::export::{Export, Filters, Login, Program};
 use crate::footprint::Footprint;
 use crate::guest::Guest;
@@ -20,6 +21,7 @@ use crate::log::chain;
 use crate::plan::{Plan, ShutdownMode, Source, TwoPhase};
 use crate::preflight::{self, Room};
 use crate::process;
+use crate::records::Records;
 use crate::source::ssh;
 use crate::source::vsphere::machine::{Inventory, PowerState};
 use crate::source::vsphere::verdict::{self, DiskVerdict, Verdict};
@@ -85,6 +87,9 @@ pub async fn look(job: &Job, stage: Option<Stage>) -> Seen {
         library_path: std::env::var_os("LD_LIBRARY_PATH"),
         ..Seen::default()
     };
+    if job.plan.destination.has_api() {
+        look_at_destination(job, &mut seen).await;
+    }
     match stage {
         Some(Stage::Copied | Stage::Converted) => {
             if let Err(error) = recall(job, &mut seen) {
@@ -111,6 +116,34 @@ pub async fn look(job: &Job, stage: Option<Stage>) -> Seen {
         }
     }
     seen
+}
+
+/// A cloud, as the job would look at it before it makes anything there; its journal would be empty then.
+async fn look_at_destination(job: &Job, seen: &mut Seen) {
+    let directory = match tempfile::Builder::new().prefix("v2v-plan-").tempdir() {
+        Ok(directory) => directory,
+        Err(error) => {
+            return seen
+                .warnings
+                .push(format!("the destination is not looked at: no temporary directory: {error}"));
+        }
+    };
+    let mut records = match Records::open(directory.path().join("journal.jsonl")) {
+        Ok(records) => records,
+        Err(error) => return seen.problem(&error),
+    };
+    let (tell, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let destination = Selected::of(&job.plan);
+    let mut work = Work { job, records: &mut records, tell };
+    match destination.look(&mut work).await {
+        Ok(handle) => destination.abandon(handle).await,
+        Err(error) => seen.problem(&error),
+    }
+    while let Ok(event) = events.try_recv() {
+        if let Event::Warning { text } = event {
+            seen.warnings.push(text);
+        }
+    }
 }
 
 /// The copies of an earlier job, all of them finished.

@@ -218,6 +218,11 @@ impl Selected {
             work.records.journal().record_once(&entry)?;
             orphans::clear(work, &cloud).await;
         }
+        self.look(work).await
+    }
+
+    /// The same without the removal of anything, for a cloud: what the job would say of it before it begins.
+    pub async fn look(&self, work: &mut Work<'_>) -> Result<Handle, DestinationError> {
         Ok(match self {
             Self::Local(local) => {
                 local.prepare(work).await?;
