@@ -150,7 +150,8 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
         two_phase,
         limits,
         limits_expected,
-        daemonize: document.daemonize.unwrap_or(site.daemonize),
+        // A pod is over when its first process is (contract.md 0: v2 never forked).
+        daemonize: document.daemonize.unwrap_or(site.daemonize && host != Some(Host::Kubevirt)),
         tools,
         warnings,
         extra_secrets: secrets,

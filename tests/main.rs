@@ -12,6 +12,8 @@ mod copy;
 mod exports;
 /// A disk for states that is full when the job ends.
 mod full_disk;
+/// A pod of KubeVirt: its annotations tell how far the conversion is, and a server that is away ends none.
+mod kubevirt;
 /// The NBD client against servers that lie and servers that are real.
 mod nbd;
 /// Overlays over copied disks with the real qemu-img, killed at any moment.

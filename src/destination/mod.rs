@@ -201,7 +201,9 @@ impl Selected {
             plan::Destination::Local { directory } => Self::Local(Local { directory: directory.clone() }),
             plan::Destination::Ovirt { .. } | plan::Destination::ExportDomain { .. } => Self::Ovirt(Ovirt),
             plan::Destination::Openstack { .. } => Self::Openstack(Openstack),
-            plan::Destination::Kubevirt { .. } => Self::Kubevirt(Kubevirt),
+            plan::Destination::Kubevirt { directory } => {
+                Self::Kubevirt(Kubevirt { directory: directory.clone() })
+            }
         }
     }
 

@@ -46,7 +46,9 @@ pub(super) fn detect(
     if document.output_directory.is_some() {
         return Some(Host::Local);
     }
-    if site.layout == Layout::Uci && around.pod_directory.is_some() {
+    // v2 knew a pod by this directory, v1.13 and later by the request to stay in the foreground.
+    let in_pod = site.layout == Layout::Uci || document.daemonize == Some(false);
+    if in_pod && around.pod_directory.is_some() {
         return Some(Host::Kubevirt);
     }
     findings.contract(

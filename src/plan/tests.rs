@@ -79,6 +79,15 @@ fn hosts_are_detected_in_the_contracts_order() {
         assert!(format!("{:?}", plan.destination).starts_with(expected), "{:?}", plan.destination);
         assert_eq!(plan.warnings.first().map(String::as_str), warning);
     }
+    // A pod is over when its first process is, so that one stays; v1.13 and later were told so by the document.
+    let mut told = document("none");
+    for (daemonize, site, stays) in
+        [(Value::Null, "layout='uci'", true), (true.into(), "layout='uci'", false), (false.into(), "", true)]
+    {
+        told["daemonize"] = daemonize;
+        let plan = run(&told, site, &pod).unwrap();
+        assert_eq!((plan.destination.has_api(), plan.daemonize), (false, !stays), "{told}");
+    }
     // A directory data/vm means something only in the container.
     let problems = run(&document("none"), "", &pod).unwrap_err();
     assert!(problems[0].starts_with("Cannot detect type of host"));

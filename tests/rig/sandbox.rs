@@ -37,6 +37,8 @@ pub struct Sandbox {
     pub env: Vec<(String, Option<String>)>,
     /// `uci` or `job`.
     pub layout: String,
+    /// Words before the program's own, whose program becomes ours in the end: the pid must stay.
+    pub through: Vec<String>,
     key: OnceLock<String>,
 }
 
@@ -54,6 +56,7 @@ impl Sandbox {
             umask: "022".to_owned(),
             env: Vec::new(),
             layout: "uci".to_owned(),
+            through: Vec::new(),
             key: OnceLock::new(),
         };
         for part in ["state", "log", "tmp", "out", "vddk", "bin", "home"] {
@@ -210,7 +213,9 @@ impl Sandbox {
         // The shell sets the umask and becomes the program: the pid stays.
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", "umask \"$0\" && exec \"$@\"", &self.umask, env!("CARGO_BIN_EXE_virt-v2v-wrapper")])
+            .args(["-c", "umask \"$0\" && exec \"$@\"", &self.umask])
+            .args(self.through.iter().map(|word| self.substitute_text(word)))
+            .arg(env!("CARGO_BIN_EXE_virt-v2v-wrapper"))
             .args(args)
             .current_dir(&self.dir)
             .env(MARKER, &self.marker)
