@@ -206,9 +206,11 @@ fn the_token_of_the_moment_is_used() {
 #[test]
 fn nothing_of_this_fails_a_conversion() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    for (what, told) in
-        [("away", "KUBERNETES"), ("stranger", "is not signed by"), ("outside", "no pod of a cluster")]
-    {
+    for (what, told) in [
+        ("away", "do not say that the job is done"),
+        ("stranger", "is not signed by"),
+        ("outside", "no pod of a cluster"),
+    ] {
         let Some(mut site) =
             Site::new(what, &Value::Null).map(|site| site.configured(&json!({"patience_percent": 5})))
         else {

@@ -95,15 +95,12 @@ impl Destination for Kubevirt {
     ) -> Result<Option<String>, DestinationError> {
         let Some((pod, told)) = reporter.stop().await else { return Ok(None) };
         let mut last = annotation(PROGRESS, "100");
-        match self.metadata(work.job, state) {
-            Some(path) => last.extend(annotation(METADATA, &path.to_string_lossy())),
-            None => work.tell(Event::Warning {
-                text: format!(
-                    "virt-v2v left no file that describes the machine in {}, so {METADATA} is not set",
-                    self.directory.display()
-                ),
-            }),
+        let (path, is_there) = self.metadata(work.job, state);
+        if !is_there {
+            let text = format!("virt-v2v did not leave {}, which {METADATA} names", path.display());
+            work.tell(Event::Warning { text });
         }
+        last.extend(annotation(METADATA, &path.to_string_lossy()));
         let until = Instant::now() + work.job.plan.tools.patience(LAST_WORD);
         work.waits_for(Some("the API server of the cluster, to write the annotations of this pod"));
         let said = loop {
@@ -138,11 +135,16 @@ impl Destination for Kubevirt {
 impl Kubevirt {
     /// What virt-v2v wrote beside the disks: `-o json` a JSON file, `-o kubevirt` (2.1.12 and later) a YAML one. Its name is
     /// the guest's, and whose word that was the source's matter.
-    fn metadata(&self, job: &Job, state: &State) -> Option<PathBuf> {
+    fn metadata(&self, job: &Job, state: &State) -> (PathBuf, bool) {
         let extension = if job.capabilities.has("output:kubevirt") { "yaml" } else { "json" };
-        let named = |name: &str| Some(self.directory.join(format!("{name}.{extension}")));
-        let known = [named(&job.plan.vm_name), state.display_name().and_then(named)];
-        known.into_iter().flatten().find(|path| path.is_file()).or_else(|| only(&self.directory, extension))
+        let named = |name: &str| self.directory.join(format!("{name}.{extension}"));
+        let usual = named(&job.plan.vm_name);
+        let known = [Some(usual.clone()), state.display_name().map(named)];
+        let found = known.into_iter().flatten().find(|path| path.is_file());
+        match found.or_else(|| only(&self.directory, extension)) {
+            Some(path) => (path, true),
+            None => (usual, false),
+        }
     }
 }
 
