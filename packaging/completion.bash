@@ -12,6 +12,7 @@ _virt_v2v_wrapper() {
   case $verb in
     plan) options='--json';;
     jobs) options='--json --remove --force';;
+    cleanup) options='--discard';;
     cutover) options='--now';;
   esac
   case $verb:$before in

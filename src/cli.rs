@@ -65,12 +65,16 @@ enum Verb {
         /// Tag of the job; `jobs` lists them.
         tag: String,
     },
-    /// Put the source of a dead or failed job back as it was found: remove its snapshots, switch its change tracking off,
-    /// switch the machine on again if the job had switched it off. What is copied stays. The document is known but for its
-    /// secrets: a JSON object with these (or the whole document) goes to stdin.
+    /// Put back what a dead or failed job has left: on its source the snapshots are removed, change tracking is switched off,
+    /// the machine is switched on again if the job had switched it off; at a cloud everything that the job made is removed.
+    /// What is copied stays for a job that resumes it. The document is known but for its secrets: a JSON object with these
+    /// (or the whole document) goes to stdin.
     Cleanup {
         /// Tag of the job; `jobs` lists them.
         tag: String,
+        /// Also what is copied: nobody will resume the job.
+        #[arg(long)]
+        discard: bool,
     },
     /// List the jobs of this host.
     Jobs {
@@ -156,10 +160,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> u8 {
             let given = (!stdin().is_terminal()).then_some(&mut input as &mut dyn Read);
             return start::resume(&tag, given, &mut stdout(), &mut stderr());
         }
-        Some(Verb::Cleanup { tag }) => {
+        Some(Verb::Cleanup { tag, discard }) => {
             let mut input = stdin().lock();
             let given = (!stdin().is_terminal()).then_some(&mut input as &mut dyn Read);
-            cleanup::run(&tag, given, &mut stdout())
+            cleanup::run(cleanup::Of { tag: &tag, discard }, given, &mut stdout())
         }
         Some(Verb::Plan { json }) => plan::run(json, &mut stdin().lock(), &mut stdout(), &mut stderr()),
         Some(Verb::Worker { sealed, ready }) => return worker::run(&sealed, &ready),

@@ -68,7 +68,7 @@ pub fn left(entries: &[Entry]) -> Left {
 }
 
 /// The same for a job that came to this end, whether its journal could say so or not.
-fn left_by(entries: &[Entry], fate: Fate) -> Left {
+pub fn left_by(entries: &[Entry], fate: Fate) -> Left {
     let is_shared = entries.iter().any(|entry| matches!(entry, Entry::Resuming { .. }));
     let copies = entries.iter().rev().find_map(|entry| match entry {
         Entry::Copies { directory } => Some(directory),

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::job::{JobFiles, Taken};
-use crate::journal::Entry;
+use crate::journal::{Entry, Fate};
 use crate::log::chain;
 use crate::site::{Caller, Site};
 use crate::state::State;
@@ -101,7 +101,13 @@ fn remove(files: &JobFiles, force: bool) -> u8 {
         Ok(entries) => entries,
         Err(error) => return super::complain(&chain(&error)),
     };
-    let left = put_back::left(&entries);
+    // Nobody could remove it afterwards: who removes the files of a job that can be resumed gives its copies up.
+    let as_discarded = match journal::fate(&entries) {
+        Fate::Kept => Fate::Undone,
+        fate => fate,
+    };
+    let left = put_back::left_by(&entries, as_discarded);
+    let discard = if put_back::left(&entries).is_clean() { " --discard" } else { "" };
     // With layout uci the place of the job does not tell its tag.
     let tag = entries.iter().find_map(|entry| match entry {
         Entry::Job { tag } => Some(tag),
@@ -109,7 +115,7 @@ fn remove(files: &JobFiles, force: bool) -> u8 {
     });
     match files.take_lock() {
         Ok(Taken::Free(_) | Taken::Gone) if !left.is_clean() && !force => super::complain(&format!(
-            "job {tag} has left outside this host: {left}. Put that back first (virt-v2v-wrapper cleanup {tag}), or remove its \
+            "job {tag} has left outside this host: {left}. Put that back first (virt-v2v-wrapper cleanup {tag}{discard}), or remove its \
              files all the same with --force",
             tag = tag.unwrap_or(&files.tag)
         )),
