@@ -99,7 +99,7 @@ pub enum Entry {
     Resumable,
     /// All disks are copied.
     Copied,
-    /// The user cancelled the job: nothing of it is to stay.
+    /// Nothing of the job is to stay: the user cancelled it, or a cloud would not take the finished guest.
     Cancelled,
     /// The copies are about to change hands; in the journal of either job. Who has their directory has them, and the source.
     Resuming {

@@ -97,7 +97,13 @@ pub async fn conduct(job: &Job, two_phase: &TwoPhase, desk: &mut Desk<'_>) -> Re
     match published {
         Ok(Some(id)) => desk.recorder.apply(Event::VmId { id }),
         Ok(None) => {}
-        Err(error) => return Err(Failure::failed(chain(&error))),
+        Err(error) => {
+            if job.plan.destination.has_api() {
+                // Its disks are on their way to another owner by now: nobody could say from where to go on.
+                desk.note(&Entry::Cancelled)?;
+            }
+            return Err(Failure::failed(chain(&error)));
+        }
     }
     Ok(())
 }
