@@ -25,7 +25,7 @@
 //! | [`convert`], [`v2v`], [`follow`], [`trace`] | virt-v2v and virt-v2v-in-place: arguments, logs, failures, their signals |
 //! | [`destination`] | `local`, `ovirt`, `openstack`, `kubevirt`: where the guest goes |
 //! | [`orphans`] | what dead jobs left at a destination, removed by the next one that goes there |
-//! | [`http`], [`tls`], [`records`], [`things`] | clouds: requests, whom to trust, what was made there and must go again |
+//! | [`http`], [`tls`], [`openstack`], [`records`], [`things`] | clouds: requests, whom to trust, what was made there and must go again |
 //! | [`process`], [`secret`], [`log`], [`site`] | tools, what is kept out of texts, the wrapper's log, the host's configuration |
 //! | [`throttle`] | limits of a running job |
 //!
@@ -64,6 +64,7 @@ pub mod libvirt;
 pub mod log;
 pub mod look;
 pub mod nbd;
+pub mod openstack;
 pub mod orphans;
 pub mod outline;
 pub mod overlay;

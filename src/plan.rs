@@ -292,6 +292,8 @@ pub enum Destination {
         security_groups_ids: Vec<String>,
         /// `osp_volume_type_id`.
         volume_type_id: Option<String>,
+        /// The site's authorities, where `os-cacert` names none.
+        ca_bundle: Option<PathBuf>,
     },
     /// KubeVirt, inside the conversion pod.
     Kubevirt {

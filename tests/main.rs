@@ -16,6 +16,8 @@ mod full_disk;
 mod kubevirt;
 /// The NBD client against servers that lie and servers that are real.
 mod nbd;
+/// OpenStack as a destination: the real services on loopback, and a fake that fails.
+mod openstack;
 /// Overlays over copied disks with the real qemu-img, killed at any moment.
 mod overlays;
 /// Logs that real virt-v2v printed, through the parsers.

@@ -67,7 +67,7 @@ pub(super) fn destination(
 ) -> Option<Destination> {
     match host {
         Host::Ovirt => ovirt(document, site, findings),
-        Host::Openstack => openstack(document, around, findings),
+        Host::Openstack => openstack(document, site, around, findings),
         Host::Local => match findings.absolute("output_directory", document.output_directory.take()) {
             Some(directory) => Some(Destination::Local { directory }),
             None => {
@@ -119,7 +119,12 @@ fn conversion_host(document: &mut Document, findings: &mut Findings) -> Option<S
     (!id.is_empty()).then(|| id.to_owned())
 }
 
-fn openstack(document: &mut Document, around: &Surroundings, findings: &mut Findings) -> Option<Destination> {
+fn openstack(
+    document: &mut Document,
+    site: &Site,
+    around: &Surroundings,
+    findings: &mut Findings,
+) -> Option<Destination> {
     let project_id =
         findings.mandatory("osp_destination_project_id", document.osp_destination_project_id.take());
     let Pairs(pairs) = document.osp_environment.take().unwrap_or(Pairs(Vec::new()));
@@ -153,6 +158,7 @@ fn openstack(document: &mut Document, around: &Surroundings, findings: &mut Find
         flavor_id: flavor_id?,
         security_groups_ids: security_groups_ids?,
         volume_type_id,
+        ca_bundle: site.ca_bundle.clone(),
     })
 }
 

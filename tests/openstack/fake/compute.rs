@@ -1,0 +1,233 @@
+//! Nova v2.1: servers of volumes, attachments, flavors, limits.
+
+use serde_json::{Value, json};
+
+use super::super::http::{Answer, Request};
+use super::state::{Server, Token};
+use super::{World, refuse};
+
+pub fn version() -> Answer {
+    let links = json!([]);
+    let version = json!({"id": "v2.1", "status": "CURRENT", "version": "2.93", "min_version": "2.1",
+        "updated": "2013-07-23T11:33:21Z", "links": links, "media-types": []});
+    Answer::new(200, json!({"version": version}))
+}
+
+fn links() -> Value {
+    json!([{"rel": "self", "href": "http://nowhere/"}, {"rel": "bookmark", "href": "http://nowhere/"}])
+}
+
+fn shown(world: &World, server: &Server) -> Value {
+    let ports = world.ports.iter().filter(|port| port.device == server.id);
+    let addresses: Vec<Value> = ports
+        .flat_map(|port| {
+            port.ips.iter().map(|ip| {
+                json!({"version": if ip.contains(':') { 6 } else { 4 }, "addr": ip, "OS-EXT-IPS:type": "fixed",
+                    "OS-EXT-IPS-MAC:mac_addr": port.mac})
+            })
+        })
+        .collect();
+    let is_active = server.status == "ACTIVE";
+    let volumes: Vec<Value> = server.volumes.iter().map(|id| json!({"id": id})).collect();
+    let groups = json!([{"name": "sg1"}]);
+    let mut value = json!({
+        "id": server.id, "name": server.name, "status": server.status, "tenant_id": server.project, "user_id": "admin",
+        "metadata": server.metadata, "hostId": "", "image": "", "flavor": {"id": server.flavor, "links": links()},
+        "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z",
+        "addresses": if addresses.is_empty() { json!({}) } else { json!({"net": addresses}) },
+        "accessIPv4": "", "accessIPv6": "", "links": links(), "OS-DCF:diskConfig": "MANUAL",
+        "OS-EXT-AZ:availability_zone": "nova", "config_drive": "", "key_name": null, "OS-SRV-USG:launched_at": null,
+        "OS-SRV-USG:terminated_at": null,
+        "OS-EXT-STS:task_state": if server.next.is_some() { json!("spawning") } else { Value::Null },
+        "OS-EXT-STS:vm_state": server.status.to_lowercase(), "OS-EXT-STS:power_state": u8::from(is_active),
+        "os-extended-volumes:volumes_attached": volumes,
+    });
+    if is_active {
+        value["progress"] = json!(0);
+        value["security_groups"] = groups;
+    }
+    if let Some(words) = server.fault.as_ref().filter(|_| server.status == "ERROR") {
+        value["fault"] = json!({"code": 500, "created": "2026-01-01T00:00:00Z", "message": words});
+    }
+    value
+}
+
+pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str, path: &[&str]) -> Answer {
+    match (method, path) {
+        ("GET", ["flavors"]) => {
+            let entry = |(id, ..): &(String, u64, u64)| json!({"id": id, "name": id, "links": links()});
+            Answer::new(200, json!({"flavors": world.flavors.iter().map(entry).collect::<Vec<_>>()}))
+        }
+        ("GET", ["flavors", id]) => match world.flavors.iter().find(|(own, ..)| own == id) {
+            Some((id, ram, vcpus)) => Answer::new(
+                200,
+                json!({"flavor": {"id": id, "name": id, "ram": ram, "disk": 0, "swap": "", "OS-FLV-EXT-DATA:ephemeral": 0,
+                    "OS-FLV-DISABLED:disabled": false, "vcpus": vcpus, "os-flavor-access:is_public": true,
+                    "rxtx_factor": 1.0, "links": links()}}),
+            ),
+            None => refuse(404, &format!("Flavor {id} could not be found.")),
+        },
+        ("GET", ["limits"]) => {
+            let used = world.servers.iter().filter(|server| server.project == token.project).count() as u64;
+            Answer::new(
+                200,
+                json!({"limits": {"rate": [], "absolute": {
+                    "maxTotalInstances": world.quota["instances"], "maxTotalCores": 20, "maxTotalRAMSize": 51200,
+                    "maxServerMeta": 128, "maxImageMeta": 128, "maxPersonality": 5, "maxPersonalitySize": 10240,
+                    "maxTotalKeypairs": 100, "maxServerGroups": 10, "maxServerGroupMembers": 10,
+                    "maxTotalFloatingIps": -1, "maxSecurityGroups": -1, "maxSecurityGroupRules": -1,
+                    "totalRAMUsed": used * 512, "totalCoresUsed": used, "totalInstancesUsed": used,
+                    "totalFloatingIpsUsed": 0, "totalSecurityGroupsUsed": 0, "totalServerGroupsUsed": 0}}}),
+            )
+        }
+        ("GET", ["servers"] | ["servers", "detail"]) => {
+            world.look_at_servers(|server| server.project == token.project);
+            let mine = world.servers.iter().filter(|server| server.project == token.project);
+            let mut all: Vec<Value> = mine.map(|server| shown(world, server)).collect();
+            if path.len() == 1 {
+                all = all.iter().map(|s| json!({"id": s["id"], "name": s["name"], "links": links()})).collect();
+            }
+            Answer::new(200, json!({"servers": all}))
+        }
+        ("POST", ["servers"]) => create(world, token, &request.body["server"]),
+        (_, ["servers", id, rest @ ..]) => {
+            if method == "GET" {
+                world.look_at_servers(|server| server.id == *id);
+            }
+            let mine = |server: &Server| server.id == *id && server.project == token.project;
+            let Some(at) = world.servers.iter().position(mine) else {
+                return refuse(404, &format!("Instance {id} could not be found."));
+            };
+            one(world, at, method, rest, &request.body)
+        }
+        _ => refuse(404, "The resource could not be found."),
+    }
+}
+
+fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let flavor = text(&wanted["flavorRef"]);
+    if !world.flavors.iter().any(|(id, ..)| *id == flavor) {
+        return refuse(400, &format!("Flavor {flavor} could not be found."));
+    }
+    let used = world.servers.iter().filter(|server| server.project == token.project).count() as u64;
+    if used >= world.quota["instances"] {
+        return refuse(403, "Quota exceeded for instances: Requested 1, but already used all");
+    }
+    let mut disks: Vec<Value> = wanted["block_device_mapping_v2"].as_array().cloned().unwrap_or_default();
+    disks.sort_by_key(|disk| disk["boot_index"] != 0);
+    let mut volumes = Vec::new();
+    for (index, disk) in disks.iter().enumerate() {
+        let id = text(&disk["uuid"]);
+        let volume = world.volumes.iter().find(|volume| volume.id == id && volume.project == token.project);
+        let Some(volume) = volume else {
+            return refuse(400, &format!("Block Device Mapping is Invalid: failed to get volume {id}."));
+        };
+        if volume.status != "available" {
+            return refuse(400, &format!("Invalid volume: Volume {id} status is {}.", volume.status));
+        }
+        if index == 0 && !volume.bootable {
+            return refuse(400, &format!("Block Device {id} is not bootable."));
+        }
+        volumes.push(id);
+    }
+    if volumes.is_empty() {
+        return refuse(400, "Invalid imageRef provided.");
+    }
+    let mut ports = Vec::new();
+    for network in wanted["networks"].as_array().into_iter().flatten() {
+        let id = text(&network["port"]);
+        match world.ports.iter().find(|port| port.id == id) {
+            None => return refuse(400, &format!("Port id {id} could not be found.")),
+            Some(port) if !port.device.is_empty() => {
+                return refuse(409, &format!("Port {id} is still in use."));
+            }
+            Some(_) => ports.push(id),
+        }
+    }
+    let id = world.id();
+    world.ports.iter_mut().filter(|port| ports.contains(&port.id)).for_each(|port| port.device.clone_from(&id));
+    let doom = world.doom.take();
+    for (index, volume) in volumes.iter().enumerate() {
+        let device = format!("/dev/vd{}", char::from(b'a' + u8::try_from(index).unwrap()));
+        for own in world.volumes.iter_mut().filter(|own| own.id == *volume && doom.is_none()) {
+            (own.status, own.attached) = ("in-use", Some((id.clone(), device.clone())));
+        }
+    }
+    let end = if doom.is_some() { "ERROR" } else { "ACTIVE" };
+    world.servers.push(Server {
+        id: id.clone(),
+        project: token.project.clone(),
+        name: text(&wanted["name"]),
+        flavor,
+        status: "BUILD",
+        next: Some((world.looks, end)),
+        metadata: wanted["metadata"].as_object().cloned().unwrap_or_default(),
+        volumes,
+        ports,
+        fault: doom,
+    });
+    let groups = json!([{"name": "default"}]);
+    let groups = if wanted["security_groups"].is_array() { wanted["security_groups"].clone() } else { groups };
+    Answer::new(
+        202,
+        json!({"server": {"id": id, "links": links(), "OS-DCF:diskConfig": "MANUAL", "security_groups": groups,
+            "adminPass": "x"}}),
+    )
+}
+
+fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) -> Answer {
+    let (looks, server) = (world.looks, world.servers[at].id.clone());
+    let attachment = |volume: &str, device: &str| json!({"id": volume, "volumeId": volume, "serverId": server, "device": device});
+    match (method, path) {
+        ("GET", []) => Answer::new(200, json!({"server": shown(world, &world.servers[at])})),
+        ("DELETE", []) => {
+            let server = &mut world.servers[at];
+            server.next = Some((looks, "GONE"));
+            Answer::empty(204)
+        }
+        ("GET", ["os-volume_attachments"]) => {
+            let device = |id: &str| world.volume(id).and_then(|volume| volume.attached.clone()).map(|(_, device)| device);
+            let all: Vec<Value> = world.servers[at]
+                .volumes
+                .iter()
+                .map(|id| attachment(id, &device(id).unwrap_or_default()))
+                .collect();
+            Answer::new(200, json!({"volumeAttachments": all}))
+        }
+        ("POST", ["os-volume_attachments"]) => {
+            let id = body["volumeAttachment"]["volumeId"].as_str().unwrap_or_default().to_owned();
+            let project = world.servers[at].project.clone();
+            let device = format!("/dev/vd{}", char::from(b'b' + u8::try_from(world.servers[at].volumes.len()).unwrap()));
+            let volume = world.volumes.iter_mut().find(|volume| volume.id == id && volume.project == project);
+            let Some(volume) = volume else { return refuse(404, &format!("Volume {id} could not be found.")) };
+            if let Some((other, _)) = &volume.attached {
+                let words = format!("Invalid volume: volume {id} is already attached to instances: {other}");
+                return refuse(400, &words);
+            }
+            if volume.status != "available" {
+                return refuse(400, &format!("Invalid volume: Volume {id} status must be available or downloading to reserve"));
+            }
+            (volume.status, volume.next) = ("attaching", Some((looks, "in-use")));
+            volume.attached = Some((server.clone(), device.clone()));
+            world.servers[at].volumes.push(id.clone());
+            Answer::new(200, json!({"volumeAttachment": attachment(&id, &device)}))
+        }
+        ("DELETE", ["os-volume_attachments", id]) => {
+            if !world.servers[at].volumes.iter().any(|own| own == id) {
+                return refuse(404, &format!("Instance {server} is not attached to volume {id}"));
+            }
+            let volume = world.volumes.iter_mut().find(|volume| volume.id == *id).unwrap();
+            if volume.status != "in-use" {
+                return refuse(409, &format!("Invalid volume: Invalid input received: volume {id} is {}", volume.status));
+            }
+            if volume.attached.as_ref().is_some_and(|(_, device)| device == "/dev/vda") {
+                return refuse(400, "Cannot detach a root device volume");
+            }
+            (volume.status, volume.next) = ("detaching", Some((looks, "available")));
+            world.servers[at].volumes.retain(|own| own != id);
+            Answer::empty(202)
+        }
+        _ => refuse(404, "The resource could not be found."),
+    }
+}
