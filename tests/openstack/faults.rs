@@ -102,8 +102,7 @@ fn one(mode: Mode, step: &Step, harm: &Harm, ends_well: Option<bool>) -> Result<
         let last = site.run(&json!({"resume": tag}));
         return site.arrived(&last).map(drop).map_err(|why| format!("after resume: {why}"));
     }
-    let document = String::from_utf8(site.document(&json!({}))).unwrap();
-    let cleaned = site.sandbox.child(&["cleanup", &tag], &document).wait_with_output().unwrap();
+    let cleaned = cleanup(&site, &tag, &json!({}));
     site.untouched().map_err(|why| format!("after cleanup ({cleaned:?}): {why}"))
 }
 
@@ -220,10 +219,10 @@ fn what_cannot_be_removed_is_told_and_removed_later() {
     assert_eq!(cleanup(&site, &tag, &json!({})).0, Some(0));
 }
 
-/// Exit code and words of `cleanup` with the document on stdin.
+/// Exit code and words of `cleanup` with the document on stdin; nobody wants to go on with what is copied.
 pub fn cleanup(site: &Site, tag: &str, more: &Value) -> (Option<i32>, String) {
     let document = String::from_utf8(site.document(more)).unwrap();
-    let output = site.sandbox.child(&["cleanup", tag], &document).wait_with_output().unwrap();
+    let output = site.sandbox.child(&["cleanup", "--discard", tag], &document).wait_with_output().unwrap();
     let words = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     (output.status.code(), words.join(""))
 }

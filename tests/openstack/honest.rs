@@ -262,7 +262,11 @@ fn the_fake_answers_as_the_real_services_do() {
                     let (pointer, wanted) = (body[0].as_str().unwrap(), &body[1]);
                     let good = poll(LIMIT, || {
                         let answer = side.ask(&token, "GET", at, service, path, "");
-                        (answer.body.pointer(pointer) == Some(wanted)).then_some(())
+                        let good = answer.body.pointer(pointer) == Some(wanted);
+                        if !good {
+                            std::thread::sleep(std::time::Duration::from_millis(200));
+                        }
+                        good.then_some(())
                     });
                     assert!(good.is_some(), "{path} is never {wanted}");
                 }

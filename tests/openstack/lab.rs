@@ -147,7 +147,7 @@ impl Lab {
         answer.body
     }
 
-    fn post(&self, project: &str, service: Service, path: &str, body: &Value) -> Value {
+    pub fn post(&self, project: &str, service: Service, path: &str, body: &Value) -> Value {
         let answer = self.ask("POST", project, service, path, body);
         assert!(answer.status < 300, "POST {path}: {answer:?}");
         answer.body
@@ -182,7 +182,7 @@ impl Lab {
             self.wait(project, Service::Compute, &format!("/servers/{server}"), |shown| shown["server"]["status"] == "ACTIVE");
             let (url, token) = (self.url(Service::Compute, project), self.tokens[project].0.clone());
             let volumes = self.directory.join("volumes");
-            self._pluggers.lock().unwrap().push(Plugger::start(move || {
+            self._pluggers.lock().unwrap().push(Plugger::start(Duration::from_millis(500), move || {
                 let url = format!("{url}/servers/{server}/os-volume_attachments");
                 let answer = ask("GET", &url, &[("X-Auth-Token", &token)], None).ok()?;
                 let all = answer.body["volumeAttachments"].as_array()?.clone();

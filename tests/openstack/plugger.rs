@@ -27,8 +27,11 @@ pub fn device(volume: &str) -> PathBuf {
 }
 
 impl Plugger {
-    /// `attached` gives the volumes of the server, with their files; `None`: it cannot be told now.
-    pub fn start(mut attached: impl FnMut() -> Option<BTreeMap<String, PathBuf>> + Send + 'static) -> Self {
+    /// `attached` gives the volumes of the server, with their files; `None`: it cannot be told now. It is asked so often.
+    pub fn start(
+        every: Duration,
+        mut attached: impl FnMut() -> Option<BTreeMap<String, PathBuf>> + Send + 'static,
+    ) -> Self {
         fs::create_dir_all(BY_ID).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
@@ -45,7 +48,7 @@ impl Plugger {
                         plugged.entry(volume.clone()).or_insert_with(|| plug(&volume, &file));
                     }
                 }
-                std::thread::sleep(Duration::from_millis(100));
+                std::thread::sleep(every);
             }
             for (volume, device) in plugged {
                 unplug(&volume, device);

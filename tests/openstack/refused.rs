@@ -87,7 +87,7 @@ fn a_quota_of_volumes_is_told_before_anything_is_copied() {
 
 #[test]
 fn a_name_is_a_name_whatever_is_in_it() {
-    for name in ["it's \"quoted\" & 'more'", "a b  c", "*", ".*", "Größe 日本", "a/b?c=d#e", "$(reboot); `x`", "100%41"] {
+    for name in ["it's \"quoted\" & 'more'", "a b  c", "*", ".*", "Größe 日本", "a?b=c#d&e", "$(reboot); `x`", "100%41"] {
         let Some(site) = Site::new(Mode::OnePhase) else { return };
         // Taken by none of these: a pattern would say so.
         site.fake.world(|world| {

@@ -123,7 +123,7 @@ impl Site {
         let directory = self.sandbox.path("volumes");
         fs::create_dir(&directory).unwrap();
         let world = self.fake.handle();
-        self._plugger = Some(Plugger::start(move || {
+        self._plugger = Some(Plugger::start(Duration::from_millis(50), move || {
             let attached: BTreeMap<String, u64> = world.look(|world| {
                 let of = |volume: &&super::fake::state::Volume| {
                     volume.status == "in-use" && volume.attached.as_ref().is_some_and(|(server, _)| server == "srv")

@@ -77,7 +77,9 @@ fn a_copy_that_lasts_longer_than_a_token_ends_well() {
     site.arrived(&last).unwrap();
 
     let Some(site) = Site::new(Mode::OnePhase) else { return };
-    site.fake.fail(Fault { times: 3, ..Fault::once("GET", "/volume/v3/p/volumes/", Harm::Expired) });
+    for (method, path) in [("GET", "/volume/v3/p/volumes/"), ("POST", "/ports$"), ("GET", "/servers/")] {
+        site.fake.fail(Fault::once(method, path, Harm::Expired).nth(2));
+    }
     let last = site.run(&json!({}));
     site.arrived(&last).unwrap();
 }
