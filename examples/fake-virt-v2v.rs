@@ -230,7 +230,8 @@ fn play(args: &[String], here: &Path, scenario: Scenario, fds: BTreeMap<String, 
 /// Changes all disks of the domain, as a conversion in place does.
 fn convert(args: &[String], change: &Change) {
     let xml = args.iter().skip_while(|arg| *arg != "libvirtxml").nth(1).expect("-i libvirtxml FILE");
-    let xml = fs::read_to_string(xml).unwrap();
+    // Either quote will do in XML.
+    let xml = fs::read_to_string(xml).unwrap().replace('"', "'");
     let attribute = |text: &str, before: &str| {
         let rest = text.split_once(before).unwrap_or_else(|| panic!("no {before} in {text}")).1;
         rest.split_once('\'').unwrap().0.to_owned()

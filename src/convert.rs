@@ -19,6 +19,7 @@ use crate::journal::{Entry, Journal};
 use crate::leftovers;
 use crate::log::chain;
 use crate::overlay;
+use crate::plan::Destination;
 use crate::process::{self, Exit, Tool};
 use crate::recorder::Recorder;
 use crate::signals::Signals;
@@ -337,7 +338,10 @@ impl Running<'_> {
         let entries = match &event {
             Event::TargetServed { path, .. } => vec![Entry::OutputFile { path: path.into() }],
             Event::DisplayName { name } => vec![Entry::GuestName { name: name.clone() }],
-            Event::OvirtDisk { id } | Event::CinderVolume { id, .. } => made_by_virt_v2v(id),
+            Event::OvirtDisk { id } | Event::CinderVolume { id, .. } => made_by_virt_v2v(Kind::Disk, id),
+            Event::VmId { id } if matches!(self.job.plan.destination, Destination::Ovirt { .. }) => {
+                made_by_virt_v2v(Kind::Machine, id)
+            }
             _ => Vec::new(),
         };
         for entry in entries {
@@ -349,12 +353,11 @@ impl Running<'_> {
     }
 }
 
-/// A disk that virt-v2v made at a cloud: its id is its mark. A guest's console is in the log too, so whoever undoes it looks
-/// first whether it can be one of this job's.
-fn made_by_virt_v2v(id: &str) -> Vec<Entry> {
+/// What virt-v2v made at a cloud, or is about to: its id is its mark. A guest's console is in the log too, so whoever undoes
+/// it looks first whether it can be this job's.
+fn made_by_virt_v2v(kind: Kind, id: &str) -> Vec<Entry> {
     let (mark, id) = (id.to_owned(), id.to_owned());
-    let making =
-        Entry::Making { side: Side::Destination, kind: Kind::Disk, mark: mark.clone(), of: String::new() };
+    let making = Entry::Making { side: Side::Destination, kind, mark: mark.clone(), of: String::new() };
     vec![making, Entry::Made { mark, id }]
 }
 

@@ -20,6 +20,8 @@ mod nbd;
 mod openstack;
 /// Overlays over copied disks with the real qemu-img, killed at any moment.
 mod overlays;
+/// oVirt: jobs against an engine of ours, which fails where it is told to.
+mod ovirt;
 /// Logs that real virt-v2v printed, through the parsers.
 mod parser_replay;
 /// The verb `plan`: what it shows, what it refuses as the job does, and that it begins nothing.

@@ -158,7 +158,7 @@ impl Site {
     }
 
     /// All bytes of the source, wherever it is now.
-    fn bytes(&self, disk: usize) -> Vec<u8> {
+    pub fn bytes(&self, disk: usize) -> Vec<u8> {
         let hidden = self.sandbox.path("hidden").join(["a.img", "b.img"][disk]);
         fs::read(if hidden.exists() { hidden } else { self.source(disk) }).unwrap()
     }

@@ -1,0 +1,398 @@
+//! An engine: login, requests, and how long it is waited for. An edge.
+//!
+//! An SSO token is asked for first, as the API's own clients do; an engine without that service gets the password with each
+//! request. A token that has expired is renewed once for a request: the server had not looked at it. What is asked for is the
+//! business of everything beside it.
+
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use super::OvirtError;
+use super::answer::{flag, text};
+use crate::http::{Client, HttpError, Patience, Request, encoded};
+use crate::plan::{self, Plan, Tools};
+use crate::tls::Trust;
+use crate::uri::percent_decode;
+
+/// The user where the URL names none (contract.md 1.4).
+const USER: &str = "admin@internal";
+/// Longest wait for what the engine does by itself (contract.md 6.2, 6.6).
+pub const LONG: Duration = Duration::from_secs(600);
+/// How long one answer is waited for: an engine does what takes longer by itself, and is asked how far it is.
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long a request that changes nothing is repeated: an engine that restarts is away for minutes.
+const AGAIN: Duration = Duration::from_secs(180);
+/// How often it is asked meanwhile.
+const EVERY: Duration = Duration::from_secs(1);
+/// A goodbye that is not heard is no loss.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How often a login is tried whose answer was lost.
+const LOGINS: u32 = 3;
+
+/// What a plan says of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms<'a> {
+    /// `rhv_url`.
+    pub url: &'a str,
+    /// `rhv_password`.
+    pub password: &'a SecretString,
+    /// `rhv_cluster`.
+    pub cluster: &'a str,
+    /// `rhv_storage`.
+    pub storage: &'a str,
+    /// Authorities.
+    pub cafile: &'a std::path::Path,
+    /// `conversion_host_uuid`.
+    pub conversion_host: Option<&'a str>,
+}
+
+impl<'a> Terms<'a> {
+    /// `None` for a plan without an engine.
+    pub fn of(plan: &'a Plan) -> Option<Self> {
+        match &plan.destination {
+            plan::Destination::Ovirt { url, password, cluster, storage, cafile, conversion_host } => {
+                Some(Self {
+                    url,
+                    password,
+                    cluster,
+                    storage,
+                    cafile,
+                    conversion_host: conversion_host.as_deref(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where the API and its login are, and who logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Address {
+    /// Without a slash at its end, and without a user.
+    api: String,
+    /// What the SSO service lies below.
+    base: String,
+    user: String,
+}
+
+impl Address {
+    fn of(given: &str) -> Result<Self, OvirtError> {
+        let wrong = || OvirtError::Url { url: crate::json::one_line(given, 200) };
+        let mut url = url::Url::parse(given).map_err(|_| wrong())?;
+        if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
+            return Err(wrong());
+        }
+        let user = percent_decode(url.username()).filter(|user| !user.is_empty());
+        url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| wrong())?;
+        url.set_query(None);
+        url.set_fragment(None);
+        let api = url.as_str().trim_end_matches('/').to_owned();
+        let root = url.origin().ascii_serialization();
+        let base = match api.strip_suffix("/api") {
+            Some(base) => base.to_owned(),
+            None => format!("{root}/ovirt-engine"),
+        };
+        Ok(Self { api, base, user: user.unwrap_or_else(|| USER.to_owned()) })
+    }
+}
+
+/// By what the engine knows us.
+#[derive(Debug, Clone)]
+enum Pass {
+    Token(SecretString),
+    /// It has no SSO service.
+    Password,
+}
+
+/// An engine that knows us.
+#[derive(Debug)]
+pub struct Engine {
+    http: Client,
+    at: Address,
+    password: SecretString,
+    pass: Mutex<Pass>,
+    tools: Tools,
+}
+
+impl Engine {
+    /// Logs in.
+    pub async fn connect(plan: &Plan, terms: &Terms<'_>) -> Result<Self, OvirtError> {
+        let trust = match plan.insecure_connection {
+            true => Trust::Anybody,
+            false => Trust::Authorities(terms.cafile.to_owned()),
+        };
+        let tools = plan.tools.clone();
+        let patience =
+            Patience { answer: tools.patience(ANSWER), again: tools.patience(AGAIN), ..Patience::default() };
+        let at = Address::of(terms.url)?;
+        let http =
+            Client::new(trust, patience).map_err(|source| OvirtError::request("Login failed", source))?;
+        let pass = Mutex::new(Pass::Password);
+        let engine = Self { http, at, password: terms.password.clone(), pass, tools };
+        *engine.pass.lock().await = engine.login().await?;
+        Ok(engine)
+    }
+
+    /// Where it is, for texts.
+    pub fn url(&self) -> &str {
+        &self.at.api
+    }
+
+    async fn login(&self) -> Result<Pass, OvirtError> {
+        let url = format!("{}/sso/oauth/token", self.at.base);
+        let fields = [
+            ("grant_type", "password"),
+            ("scope", "ovirt-app-api"),
+            ("username", self.at.user.as_str()),
+            ("password", self.password.expose_secret()),
+        ];
+        let pairs = fields.map(|(key, value)| Zeroizing::new(format!("{key}={}", encoded(value))));
+        let form = Zeroizing::new(pairs.iter().map(|pair| pair.as_str()).collect::<Vec<_>>().join("&"));
+        let mut tries = 0;
+        let answer = loop {
+            tries += 1;
+            let request = Request::new(Method::POST, &url)
+                .body("application/x-www-form-urlencoded", form.as_bytes().to_vec());
+            match self.http.send(request).await {
+                // Nothing is made by asking twice.
+                Err(error) if error.is_ambiguous() && tries < LOGINS => continue,
+                other => break other.map_err(|source| OvirtError::request("Login failed", source))?,
+            }
+        };
+        let said = answer.json().unwrap_or(Value::Null);
+        match text(&said, "access_token") {
+            Some(token) => return Ok(Pass::Token(SecretString::from(token.to_owned()))),
+            // The service's own refusal, whatever the status; any other one may be that of an engine without the service.
+            None if said.get("error").is_some() || said.get("error_code").is_some() => {
+                let words = text(&said, "error_description").or_else(|| text(&said, "error"));
+                let said = crate::json::one_line(words.unwrap_or("it says no more"), 300);
+                return Err(OvirtError::Login { user: self.at.user.clone(), url: self.at.api.clone(), said });
+            }
+            None => {}
+        }
+        match answer.status {
+            status if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED => {
+                let refused = answer.success().err();
+                Err(refused.map_or(OvirtError::NoToken { url }, |source| {
+                    OvirtError::request("Login failed", source)
+                }))
+            }
+            status => {
+                tracing::info!("{url} answered {status} and no token: the password goes with each request");
+                Ok(Pass::Password)
+            }
+        }
+    }
+
+    /// Asks, with a body or without; gives what a success says.
+    pub async fn ask(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, OvirtError> {
+        let mut renewed = false;
+        loop {
+            let pass = self.pass.lock().await.clone();
+            let mut request = Request::new(method.clone(), format!("{}/{path}", self.at.api))
+                .header(HeaderName::from_static("version"), HeaderValue::from_static("4"))
+                .secret_header(AUTHORIZATION, &self.authorization(&pass));
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let answered = self.http.send(request).await;
+            let answer = answered.map_err(|source| OvirtError::request(what, source))?;
+            if answer.status == StatusCode::UNAUTHORIZED && !renewed && matches!(pass, Pass::Token(_)) {
+                tracing::info!("the engine's token has expired: logging in again");
+                renewed = true;
+                *self.pass.lock().await = self.login().await?;
+                continue;
+            }
+            if answer.status == StatusCode::UNAUTHORIZED {
+                let said = match answer.success() {
+                    Err(HttpError::Refused { said, .. }) => said,
+                    _ => String::new(),
+                };
+                return Err(OvirtError::Login { user: self.at.user.clone(), url: self.at.api.clone(), said });
+            }
+            let json = answer.success().and_then(|answer| answer.json());
+            return json.map_err(|source| OvirtError::request(what, source));
+        }
+    }
+
+    fn authorization(&self, pass: &Pass) -> Zeroizing<String> {
+        Zeroizing::new(match pass {
+            Pass::Token(token) => format!("Bearer {}", token.expose_secret()),
+            Pass::Password => {
+                let both = Zeroizing::new(format!("{}:{}", self.at.user, self.password.expose_secret()));
+                format!("Basic {}", base64(both.as_bytes()))
+            }
+        })
+    }
+
+    /// `GET`.
+    pub async fn get(&self, what: &str, path: &str) -> Result<Value, OvirtError> {
+        self.ask(what, Method::GET, path, None).await
+    }
+
+    /// The same; `None` where it is not there.
+    pub async fn find(&self, what: &str, path: &str) -> Result<Option<Value>, OvirtError> {
+        match self.get(what, path).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// The same; `None` also where the engine has no such thing to ask for, or answers with something else than JSON.
+    pub async fn optional(&self, what: &str, path: &str) -> Result<Option<Value>, OvirtError> {
+        match self.get(what, path).await {
+            Err(error) if error.is_unsupported() => {
+                tracing::info!("{}", crate::log::chain(&error));
+                Ok(None)
+            }
+            found => found.map(Some),
+        }
+    }
+
+    /// Asks again while something is locked, which the engine says with 409 and these words.
+    pub async fn patiently(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        wait: &Wait,
+    ) -> Result<Value, OvirtError> {
+        loop {
+            match self.ask(what, method.clone(), path, body).await {
+                Err(error) if error.is_busy() && wait.goes_on() => wait.pause().await,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A wait that begins now.
+    pub fn wait(&self, limit: Duration) -> Wait {
+        Wait::new(&self.tools, limit)
+    }
+
+    /// Gives the token back.
+    pub async fn goodbye(self) {
+        let Pass::Token(token) = self.pass.lock().await.clone() else { return };
+        let form = format!("scope=ovirt-app-api&token={}", encoded(token.expose_secret()));
+        let request = Request::new(Method::POST, format!("{}/services/sso-logout", self.at.base))
+            .body("application/x-www-form-urlencoded", form.into_bytes());
+        if !matches!(tokio::time::timeout(GOODBYE, self.http.send(request)).await, Ok(Ok(_))) {
+            tracing::debug!("the engine did not take its token back");
+        }
+    }
+}
+
+/// How long something is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait {
+    until: Instant,
+    every: Duration,
+}
+
+impl Wait {
+    fn new(tools: &Tools, limit: Duration) -> Self {
+        let every = tools.patience(EVERY).clamp(Duration::from_millis(20), EVERY);
+        Self { until: Instant::now() + tools.patience(limit), every }
+    }
+
+    /// Is there time for another look?
+    pub fn goes_on(&self) -> bool {
+        Instant::now() + self.every < self.until
+    }
+
+    /// Until the next look.
+    pub async fn pause(&self) {
+        tokio::time::sleep(self.every).await;
+    }
+
+    /// Asks until there is an answer; `None` when the time is over.
+    pub async fn until<T>(
+        &self,
+        mut ask: impl AsyncFnMut() -> Result<Option<T>, OvirtError>,
+    ) -> Result<Option<T>, OvirtError> {
+        loop {
+            if let Some(found) = ask().await? {
+                return Ok(Some(found));
+            }
+            if !self.goes_on() {
+                return Ok(None);
+            }
+            self.pause().await;
+        }
+    }
+}
+
+/// Whether an attachment is plugged in.
+pub fn is_active(attachment: &Value) -> bool {
+    flag(attachment, "active") == Some(true)
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            out.push(if digit > three.len() { '=' } else { char::from(DIGITS[value as usize]) });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_gives_the_api_the_login_and_the_user() {
+        for (url, api, base, user) in [
+            ("https://e/ovirt-engine/api", "https://e/ovirt-engine/api", "https://e/ovirt-engine", USER),
+            (
+                "https://e:8443/ovirt-engine/api/",
+                "https://e:8443/ovirt-engine/api",
+                "https://e:8443/ovirt-engine",
+                USER,
+            ),
+            ("http://bob%40ad.x@e/api?x#y", "http://e/api", "http://e", "bob@ad.x"),
+            ("https://admin@internal@e/api", "https://e/api", "https://e", "admin@internal"),
+            ("https://e/rhevm", "https://e/rhevm", "https://e/ovirt-engine", USER),
+        ] {
+            let at = Address::of(url).unwrap();
+            assert_eq!((at.api.as_str(), at.base.as_str(), at.user.as_str()), (api, base, user), "{url}");
+        }
+        for url in ["engine", "ftp://e/api", "https://"] {
+            assert!(Address::of(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("\u{ff}~?", "w79+Pw=="),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What is looked up at an engine before anything is made there: the name of the guest, cluster, storage domain, conversion
+//! host.
+//!
+//! Names are searched for and then compared: a search may find more ([`super::answer::search`]). An engine that does not know a
+//! collection, or answers in another shape, tells nothing, which is a warning; what it positively says counts.
+
+use serde_json::Value;
+
+use super::OvirtError;
+use super::answer::{id_of, is_odd, list, number, search, text};
+use super::client::{Engine, Terms};
+use crate::destination::Work;
+use crate::event::Event;
+use crate::http::encoded;
+
+/// Types of storage on which disks are preallocated (contract.md 1.4).
+const PREALLOCATED: [&str; 5] = ["cinder", "fcp", "glusterfs", "iscsi", "posixfs"];
+
+/// `rhv_cluster`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Where the engine told it.
+    pub id: Option<String>,
+    /// Id of its data center.
+    pub data_center: Option<String>,
+    /// Its processors are of this kind, e.g. `x86_64`.
+    pub architecture: Option<String>,
+}
+
+/// `rhv_storage`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// Where the engine told it.
+    pub id: Option<String>,
+    /// What its type means for disks.
+    pub allocation: Option<&'static str>,
+    /// Free bytes.
+    pub available: Option<u64>,
+    /// Ids of the data centers it belongs to.
+    pub data_centers: Vec<String>,
+}
+
+/// Everything of this name in a collection; `None`: the engine does not tell. `small` collections are asked for whole before
+/// something counts as missing.
+pub async fn named(
+    engine: &Engine,
+    what: &str,
+    collection: &str,
+    key: &str,
+    name: &str,
+    small: bool,
+) -> Result<Option<Vec<Value>>, OvirtError> {
+    let exact = |answer: Option<Value>| -> Option<Vec<Value>> {
+        let answer = answer?;
+        let found = list(&answer, key)?.iter().filter(|thing| text(thing, "name") == Some(name));
+        Some(found.cloned().collect())
+    };
+    let searched = format!("{collection}?search={}", encoded(&search(name)));
+    match exact(engine.optional(what, &searched).await?) {
+        Some(found) if found.is_empty() && (small || is_odd(name)) => {
+            Ok(Some(exact(engine.optional(what, collection).await?).unwrap_or_default()))
+        }
+        found => Ok(found),
+    }
+}
+
+fn warn(work: &Work<'_>, text: String) {
+    tracing::warn!("{text}");
+    work.tell(Event::Warning { text });
+}
+
+/// The name must be free.
+pub async fn name_is_free(engine: &Engine, work: &Work<'_>) -> Result<(), OvirtError> {
+    let name = &work.job.plan.vm_name;
+    match named(engine, "cannot look whether the name is taken", "vms", "vm", name, false).await? {
+        Some(found) if !found.is_empty() => Err(OvirtError::Exists { name: name.clone() }),
+        Some(_) => Ok(()),
+        None => {
+            warn(work, format!("the engine does not tell whether there is a VM with the name \"{name}\""));
+            Ok(())
+        }
+    }
+}
+
+/// The cluster must be there.
+pub async fn cluster(engine: &Engine, terms: &Terms<'_>, work: &Work<'_>) -> Result<Cluster, OvirtError> {
+    let name = terms.cluster;
+    let Some(found) = named(engine, "cannot look up the cluster", "clusters", "cluster", name, true).await?
+    else {
+        warn(work, format!("rhv_cluster: the engine does not tell whether there is a cluster \"{name}\""));
+        return Ok(Cluster::default());
+    };
+    let Some(found) = found.first() else {
+        return Err(OvirtError::NoCluster { name: name.to_owned(), url: engine.url().to_owned() });
+    };
+    Ok(Cluster {
+        id: text(found, "id").map(str::to_owned),
+        data_center: id_of(found, "data_center").map(str::to_owned),
+        architecture: found.get("cpu").and_then(|cpu| text(cpu, "architecture")).map(str::to_owned),
+    })
+}
+
+/// There must be one storage domain of the name, and it must go with the cluster.
+pub async fn storage(
+    engine: &Engine,
+    terms: &Terms<'_>,
+    cluster: &Cluster,
+    work: &Work<'_>,
+) -> Result<Storage, OvirtError> {
+    let name = terms.storage;
+    let what = "cannot look up the storage domain";
+    let Some(found) = named(engine, what, "storagedomains", "storage_domain", name, true).await? else {
+        warn(
+            work,
+            format!("rhv_storage: the engine does not tell whether there is a storage domain \"{name}\""),
+        );
+        return Ok(Storage::default());
+    };
+    let [found] = found.as_slice() else {
+        return Err(OvirtError::Domains { count: found.len(), storage: name.to_owned() });
+    };
+    let storage = read_storage(found);
+    let apart = |center: &String| !storage.data_centers.is_empty() && !storage.data_centers.contains(center);
+    if cluster.data_center.as_ref().is_some_and(apart) {
+        return Err(OvirtError::Apart { storage: name.to_owned(), cluster: terms.cluster.to_owned() });
+    }
+    Ok(storage)
+}
+
+fn read_storage(found: &Value) -> Storage {
+    let kind = found.get("storage").and_then(|storage| text(storage, "type")).map(str::to_ascii_lowercase);
+    let preallocated = kind.is_some_and(|kind| PREALLOCATED.contains(&kind.as_str()));
+    let centers =
+        found.get("data_centers").and_then(|centers| list(centers, "data_center")).unwrap_or_default();
+    Storage {
+        id: text(found, "id").map(str::to_owned),
+        allocation: Some(if preallocated { "preallocated" } else { "sparse" }),
+        available: number(found, "available"),
+        data_centers: centers.iter().filter_map(|center| text(center, "id")).map(str::to_owned).collect(),
+    }
+}
+
+/// The machine that this program runs on must be there, and run.
+pub async fn conversion_host(engine: &Engine, terms: &Terms<'_>) -> Result<String, OvirtError> {
+    let id = terms.conversion_host.ok_or(OvirtError::NoHostGiven)?.to_owned();
+    let found = engine.find("cannot look up the conversion host", &format!("vms/{}", encoded(&id))).await?;
+    match found {
+        None => Err(OvirtError::NoHost { id }),
+        Some(machine) => match text(&machine, "status") {
+            Some(status) if !status.eq_ignore_ascii_case("up") => Err(OvirtError::HostNotUp { id }),
+            _ => Ok(id),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_type_of_the_storage_says_how_disks_are_allocated() {
+        for (kind, expected) in [
+            ("iscsi", "preallocated"),
+            ("ISCSI", "preallocated"),
+            ("Fcp", "preallocated"),
+            ("cinder", "preallocated"),
+            ("glusterfs", "preallocated"),
+            ("posixfs", "preallocated"),
+            ("nfs", "sparse"),
+            ("localfs", "sparse"),
+            ("something new", "sparse"),
+        ] {
+            let domain = json!({"id": "s", "storage": {"type": kind}, "available": "1024",
+                "data_centers": {"data_center": [{"id": "dc"}]}});
+            let storage = read_storage(&domain);
+            assert_eq!(storage.allocation, Some(expected), "{kind}");
+            assert_eq!((storage.available, storage.data_centers), (Some(1024), vec!["dc".to_owned()]));
+        }
+        assert_eq!(read_storage(&json!({})).allocation, Some("sparse"));
+    }
+}
