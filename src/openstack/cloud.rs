@@ -1,6 +1,6 @@
 //! A session in one project of an OpenStack: tokens, endpoints, pages, microversions. An edge.
 //!
-//! A token is renewed before it ends, and once more when the server does not take it: a copy may last longer than a token.
+//! A token is renewed before it ends, and when a server does not take it: a copy may last longer than a token.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -123,12 +123,16 @@ impl Cloud {
         self.json(Method::PATCH, service, None, path, Some(body)).await
     }
 
-    /// `DELETE`; whether there was something to delete.
+    /// `DELETE`; whether there was something to delete. One that nobody answered is repeated.
     pub async fn delete(&self, service: Service, path: &str) -> Result<bool, CloudError> {
-        match self.json(Method::DELETE, service, None, path, None).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
+        let mut tries = 0;
+        loop {
+            match self.json(Method::DELETE, service, None, path, None).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_not_found() => return Ok(tries > 0),
+                Err(error) if error.is_ambiguous() && tries < AGAIN => tries += 1,
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -238,7 +242,7 @@ impl Cloud {
         })
     }
 
-    /// With a token; once more with a new one if it is not taken. What may be repeated is, when the server says that it failed
+    /// With a token, or a new one if it is not taken. What may be repeated is, when the server says that it failed
     /// by itself: databases are busy for a moment.
     async fn send(&self, request: Request) -> Result<Answer, CloudError> {
         let mut tries = 0;
@@ -254,15 +258,20 @@ impl Cloud {
     }
 
     async fn send_once(&self, request: &Request) -> Result<Answer, CloudError> {
-        let token = self.token().await?;
-        let with = |token: &Token| request.clone().secret_header(TOKEN.clone(), token.id.expose_secret());
-        let answer = self.http.send(with(&token)).await?;
-        if answer.status.as_u16() != 401 {
-            return Ok(answer);
+        let mut token = self.token().await?;
+        let mut renewed = 0;
+        loop {
+            let with_token = request.clone().secret_header(TOKEN.clone(), token.id.expose_secret());
+            let answer = self.http.send(with_token).await?;
+            if answer.status.as_u16() != 401 || renewed > AGAIN {
+                return Ok(answer);
+            }
+            tracing::debug!("the token is not taken any more: logging in again");
+            // A new one may not be known to all of the cloud's servers yet.
+            tokio::time::sleep(BRIEFLY * renewed).await;
+            renewed += 1;
+            token = self.renew(&token).await?;
         }
-        tracing::debug!("the token is not taken any more: logging in again");
-        let token = self.renew(&token).await?;
-        Ok(self.http.send(with(&token)).await?)
     }
 
     fn current(&self) -> Arc<Token> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::catalogue::{Service, text};
 use super::version::Microversion;
+use super::wait::once;
 use super::{Cloud, CloudError};
 use crate::http::encoded;
 
@@ -123,17 +124,16 @@ impl Cloud {
     /// Accepts an offer of another project and waits until the volume is this one's, and available.
     pub async fn accept(&self, offer: &Transfer, patience: Duration) -> Result<(), CloudError> {
         let key = offer.key.clone().unwrap_or_default();
-        match self.accept_volume(&offer.id, &key).await {
-            Ok(()) => {}
-            // It may have been accepted by a request that nobody answered, and then the offer is gone.
-            Err(error) if error.is_ambiguous() || error.is_not_found() => {
-                let owner = self.volume_if_any(&offer.volume).await?.and_then(|volume| volume.project);
-                if owner.is_none_or(|owner| owner != self.project()) {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
-        }
+        let accepted = async || {
+            let owner = self.volume_if_any(&offer.volume).await?.and_then(|volume| volume.project);
+            Ok(owner.is_some_and(|owner| owner == self.project()).then_some(()))
+        };
+        once(false, accepted, async || match self.accept_volume(&offer.id, &key).await {
+            // Gone, because an earlier request that nobody answered accepted it?
+            Err(error) if error.is_not_found() => accepted().await?.ok_or(error),
+            answered => answered,
+        })
+        .await?;
         self.volume_in(&offer.volume, "available", patience).await.map(|_| ())
     }
 

@@ -260,9 +260,9 @@ impl Cloud {
     }
 }
 
-/// Refused for now: it is busy, or the server is.
+/// Refused for now: it is busy, or the server is. Or it is being done, and nobody said so.
 pub(super) fn is_busy(error: &CloudError) -> bool {
-    error.status().is_some_and(|status| matches!(status, 400 | 409) || status >= 500)
+    error.is_ambiguous() || error.status().is_some_and(|status| matches!(status, 400 | 409) || status >= 500)
 }
 
 fn state(id: &str, status: String) -> CloudError {

@@ -52,8 +52,8 @@ pub(super) struct Case {
     #[serde(default)]
     pub(super) env: BTreeMap<String, Option<String>>,
     /// What the services hold before.
-    #[serde(default, rename = "cloud")]
-    pub(super) _cloud: Value,
+    #[serde(default)]
+    pub(super) cloud: Value,
     /// Secrets that stand elsewhere than under a key that says so.
     #[serde(default)]
     pub(super) secrets: Vec<String>,
@@ -161,8 +161,8 @@ pub(super) struct Expect {
     pub(super) state_mode: Option<String>,
     pub(super) seen: Vec<SeenState>,
     pub(super) disks_contain: Vec<Value>,
-    #[serde(rename = "effects")]
-    pub(super) _effects: Value,
+    /// What the services hold at the end.
+    pub(super) effects: Value,
 }
 
 #[derive(Deserialize)]

@@ -18,8 +18,17 @@ struct Side<'a> {
 }
 
 /// Objects whose keys are data, or are not looked at by anybody.
-const OPEN: [&str; 9] =
-    ["links", "metadata", "volume_image_metadata", "addresses", "media-types", "catalog", "roles", "rate", "flavor"];
+const OPEN: [&str; 9] = [
+    "links",
+    "metadata",
+    "volume_image_metadata",
+    "addresses",
+    "media-types",
+    "catalog",
+    "roles",
+    "rate",
+    "flavor",
+];
 
 /// The paths of all keys, arrays by their first entry.
 fn keys(value: &Value, path: &str, into: &mut BTreeSet<String>) {
@@ -59,7 +68,15 @@ impl Side<'_> {
         format!("{}{path}", fake.url())
     }
 
-    fn ask(&self, token: &str, method: &str, project: &str, service: Service, path: &str, body: &str) -> Answer {
+    fn ask(
+        &self,
+        token: &str,
+        method: &str,
+        project: &str,
+        service: Service,
+        path: &str,
+        body: &str,
+    ) -> Answer {
         let url = self.fill(&format!("{}{path}", self.url(service, project)));
         let body = self.fill(body);
         let token = self.names.get(token).map_or(token, String::as_str);
@@ -93,17 +110,45 @@ fn lines() -> Vec<Line> {
     let attach = json!({"volumeAttachment": {"volumeId": "<w>"}});
     vec![
         ("GET", "p", Volume, "/volumes/x", none.clone(), None),
-        ("POST", "dest", Volume, "/volumes", json!({"volume": {"name": "a 'b' *", "size": 1, "description": "d",
-            "metadata": {"k": "v"}}}), Some(("w", "/volume/id"))),
-        ("POST", "p", Volume, "/volumes", json!({"volume": {"name": "v", "size": 1, "volume_type": "no such type"}}), None),
-        ("POST", "p", Volume, "/volumes", json!({"volume": {"name": "v", "size": 1, "description": "d"}}), Some(("v", "/volume/id"))),
+        (
+            "POST",
+            "dest",
+            Volume,
+            "/volumes",
+            json!({"volume": {"name": "a 'b' *", "size": 1, "description": "d",
+            "metadata": {"k": "v"}}}),
+            Some(("w", "/volume/id")),
+        ),
+        (
+            "POST",
+            "p",
+            Volume,
+            "/volumes",
+            json!({"volume": {"name": "v", "size": 1, "volume_type": "no such type"}}),
+            None,
+        ),
+        (
+            "POST",
+            "p",
+            Volume,
+            "/volumes",
+            json!({"volume": {"name": "v", "size": 1, "description": "d"}}),
+            Some(("v", "/volume/id")),
+        ),
         ("WAIT", "p", Volume, "/volumes/<v>", json!(["/volume/status", "available"]), None),
         ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "available"]), None),
         ("GET", "p", Volume, "/volumes", none.clone(), None),
         ("GET", "p", Volume, "/volumes/detail", none.clone(), None),
         ("GET", "dest", Volume, "/volumes/<v>", none.clone(), None),
         ("POST", "p", Volume, "/volumes/<v>/action", json!({"os-set_bootable": {"bootable": true}}), None),
-        ("POST", "p", Volume, "/volumes/<v>/action", json!({"os-set_image_metadata": {"metadata": {"hw_disk_bus": "virtio"}}}), None),
+        (
+            "POST",
+            "p",
+            Volume,
+            "/volumes/<v>/action",
+            json!({"os-set_image_metadata": {"metadata": {"hw_disk_bus": "virtio"}}}),
+            None,
+        ),
         ("POST", "p", Volume, "/volumes/<v>/metadata", json!({"metadata": {"c": "d"}}), None),
         ("GET", "p", Volume, "/volumes/<v>", none.clone(), None),
         ("GET", "p", Volume, "/limits", none.clone(), None),
@@ -120,7 +165,14 @@ fn lines() -> Vec<Line> {
         ("WAIT", "p", Volume, "/volumes/<v>", json!(["/volume/status", "available"]), None),
         ("POST", "p", Volume, "/os-volume-transfer", offer.clone(), Some(("t", "/transfer/id"))),
         ("KEY", "p", Volume, "", none.clone(), Some(("key", "/transfer/auth_key"))),
-        ("POST", "dest", Volume, "/os-volume-transfer/<t>/accept", json!({"accept": {"auth_key": "wrong"}}), None),
+        (
+            "POST",
+            "dest",
+            Volume,
+            "/os-volume-transfer/<t>/accept",
+            json!({"accept": {"auth_key": "wrong"}}),
+            None,
+        ),
         ("POST", "dest", Volume, "/os-volume-transfer/<t>/accept", accept.clone(), None),
         ("POST", "dest", Volume, "/os-volume-transfer/<t>/accept", accept, None),
         ("GET", "p", Volume, "/volumes/<v>", none.clone(), None),
@@ -133,8 +185,15 @@ fn lines() -> Vec<Line> {
         ("GET", "dest", Network, "/subnets?network_id=<net>", none.clone(), None),
         ("GET", "dest", Network, "/security-groups/nothing", none.clone(), None),
         ("GET", "dest", Network, "/quotas/<dest>/details.json", none.clone(), None),
-        ("POST", "dest", Network, "/ports", port(json!({"mac_address": "00:50:56:00:AA:01",
-            "fixed_ips": [{"ip_address": "<ip>"}], "security_groups": ["<group>"]})), Some(("port", "/port/id"))),
+        (
+            "POST",
+            "dest",
+            Network,
+            "/ports",
+            port(json!({"mac_address": "00:50:56:00:AA:01",
+            "fixed_ips": [{"ip_address": "<ip>"}], "security_groups": ["<group>"]})),
+            Some(("port", "/port/id")),
+        ),
         ("POST", "dest", Network, "/ports", port(json!({"fixed_ips": [{"ip_address": "<ip>"}]})), None),
         ("POST", "dest", Network, "/ports", port(json!({"mac_address": "00:50:56:00:aa:01"})), None),
         ("POST", "dest", Network, "/ports", port(json!({"fixed_ips": [{"ip_address": "172.16.0.1"}]})), None),
@@ -191,12 +250,24 @@ fn the_fake_answers_as_the_real_services_do() {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
     let real_names = map(&[
-        ("p", "demo"), ("dest", lab.project("target")), ("net", &lab.networks["net4"]), ("group", &lab.group),
-        ("ip", "10.9.0.77"), ("flavor", "m1.small"), ("user", "demo"), ("password", PASSWORD),
+        ("p", "demo"),
+        ("dest", lab.project("target")),
+        ("net", &lab.networks["net4"]),
+        ("group", &lab.group),
+        ("ip", "10.9.0.77"),
+        ("flavor", "m1.small"),
+        ("user", "demo"),
+        ("password", PASSWORD),
     ]);
     let fake_names = map(&[
-        ("p", "p"), ("dest", "dest"), ("net", "net1"), ("group", "sg1"), ("ip", "10.0.0.77"), ("flavor", "m1"),
-        ("user", USER.0), ("password", USER.1),
+        ("p", "p"),
+        ("dest", "dest"),
+        ("net", "net1"),
+        ("group", "sg1"),
+        ("ip", "10.0.0.77"),
+        ("flavor", "m1"),
+        ("user", USER.0),
+        ("password", USER.1),
     ]);
     let mut sides = [
         Side { fake: None, lab: Some(lab), names: real_names },
@@ -229,7 +300,8 @@ fn the_fake_answers_as_the_real_services_do() {
                 let this = &mut sides[side];
                 let body = login(&this.names["user"], &this.names["password"], name[side]);
                 let answer = this.ask("", "POST", project_of(this, project), Identity, "/auth/tokens", &body);
-                this.names.insert(format!("{project}-token"), answer.header("x-subject-token").unwrap().to_owned());
+                this.names
+                    .insert(format!("{project}-token"), answer.header("x-subject-token").unwrap().to_owned());
                 answer
             })
             .collect();
@@ -247,8 +319,10 @@ fn the_fake_answers_as_the_real_services_do() {
         compare(format!("login with {password:?} in {project}"), &answers[0], &answers[1]);
     }
     for service in [Volume, Compute, Network] {
-        let answers: Vec<Answer> =
-            sides.iter().map(|side| side.ask("no-token", "GET", project_of(side, "p"), service, "/x", "")).collect();
+        let answers: Vec<Answer> = sides
+            .iter()
+            .map(|side| side.ask("no-token", "GET", project_of(side, "p"), service, "/x", ""))
+            .collect();
         compare(format!("{service:?} without a token"), &answers[0], &answers[1]);
     }
     let mut last = [Value::Null, Value::Null];
@@ -280,7 +354,8 @@ fn the_fake_answers_as_the_real_services_do() {
             }
             if let Some((name, pointer)) = remember {
                 let found = last.pointer(pointer).and_then(Value::as_str);
-                side.names.insert(name.to_owned(), found.unwrap_or_else(|| panic!("{path}: {last}")).to_owned());
+                side.names
+                    .insert(name.to_owned(), found.unwrap_or_else(|| panic!("{path}: {last}")).to_owned());
             }
         }
         if let [real, fake] = answers.as_slice() {

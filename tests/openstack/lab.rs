@@ -55,10 +55,21 @@ pub fn lab() -> Option<&'static Lab> {
 }
 
 fn start() -> Option<Lab> {
-    let programs = ["keystone-manage", "glance-api", "cinder-api", "nova-api", "nova-compute", "neutron-server", "uwsgi", "epmd"];
+    let programs = [
+        "keystone-manage",
+        "glance-api",
+        "cinder-api",
+        "nova-api",
+        "nova-compute",
+        "neutron-server",
+        "uwsgi",
+        "epmd",
+    ];
     let missing: Vec<&str> = programs.into_iter().filter(|program| find(program).is_none()).collect();
     if !missing.is_empty() || !nix::unistd::geteuid().is_root() {
-        skip(&format!("the real OpenStack needs root and packages (packaging/install test); not installed: {missing:?}"));
+        skip(&format!(
+            "the real OpenStack needs root and packages (packaging/install test); not installed: {missing:?}"
+        ));
         return None;
     }
     let process = std::process::id();
@@ -97,7 +108,8 @@ fn start() -> Option<Lab> {
 /// The first of a run of ports that nobody has.
 fn free_ports() -> u16 {
     let first = 20_000 + u16::try_from(std::process::id() % 90).unwrap() * 100;
-    let is_free = |base: &u16| PORTS.iter().all(|offset| TcpListener::bind(("127.0.0.1", base + offset)).is_ok());
+    let is_free =
+        |base: &u16| PORTS.iter().all(|offset| TcpListener::bind(("127.0.0.1", base + offset)).is_ok());
     (first..32_000).step_by(100).find(is_free).expect("free ports")
 }
 
@@ -135,9 +147,11 @@ impl Lab {
         let url = format!("{}{path}", self.url(service, project));
         let body = (!body.is_null()).then(|| body.to_string());
         // Of nova 2.37: a server may have no network.
-        let headers = [("X-Auth-Token", self.tokens[project].0.as_str()), ("OpenStack-API-Version", "compute 2.37")];
+        let headers =
+            [("X-Auth-Token", self.tokens[project].0.as_str()), ("OpenStack-API-Version", "compute 2.37")];
         let headers = &headers[..if service == Service::Compute && method == "POST" { 2 } else { 1 }];
-        ask(method, &url, headers, body.as_deref().map(str::as_bytes)).unwrap_or_else(|error| panic!("{url}: {error}"))
+        ask(method, &url, headers, body.as_deref().map(str::as_bytes))
+            .unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
     /// The same, and it must be good: what it answers.
@@ -155,7 +169,8 @@ impl Lab {
 
     fn furnish(&mut self) {
         for (name, ranges) in [("net4", &["10.9.0.0/24", "fd09::/64"][..]), ("net2", &["10.8.0.0/24"])] {
-            let network = self.post("target", Service::Network, "/networks", &json!({"network": {"name": name}}));
+            let network =
+                self.post("target", Service::Network, "/networks", &json!({"network": {"name": name}}));
             let id = network["network"]["id"].as_str().unwrap().to_owned();
             for range in ranges {
                 let version = if range.contains(':') { 6 } else { 4 };
@@ -170,7 +185,8 @@ impl Lab {
         let image = json!({"name": "conversion host", "disk_format": "raw", "container_format": "bare", "visibility": "public"});
         let image = self.post("admin", Service::Image, "/images", &image)["id"].as_str().unwrap().to_owned();
         let url = format!("{}/images/{image}/file", self.url(Service::Image, "admin"));
-        let headers = [("X-Auth-Token", self.tokens["admin"].0.as_str()), ("Content-Type", "application/octet-stream")];
+        let headers =
+            [("X-Auth-Token", self.tokens["admin"].0.as_str()), ("Content-Type", "application/octet-stream")];
         let uploaded = ask("PUT", &url, &headers, Some(&[0; 512])).unwrap();
         assert_eq!(uploaded.status, 204, "{uploaded:?}");
         for project in ["admin", "demo"] {
@@ -179,7 +195,9 @@ impl Lab {
             self.servers.insert(project, made["server"]["id"].as_str().unwrap().to_owned());
         }
         for (project, server) in self.servers.clone() {
-            self.wait(project, Service::Compute, &format!("/servers/{server}"), |shown| shown["server"]["status"] == "ACTIVE");
+            self.wait(project, Service::Compute, &format!("/servers/{server}"), |shown| {
+                shown["server"]["status"] == "ACTIVE"
+            });
             let (url, token) = (self.url(Service::Compute, project), self.tokens[project].0.clone());
             let volumes = self.directory.join("volumes");
             self._pluggers.lock().unwrap().push(Plugger::start(Duration::from_millis(500), move || {
@@ -229,4 +247,3 @@ impl Lab {
         ids
     }
 }
-

@@ -18,7 +18,8 @@ fn refused(change: impl FnOnce(&mut World), more: &Value) -> Option<String> {
     assert_eq!(last["failed"], true, "{more}: {last:#}\n{}", site.fake.story());
     assert!(site.sandbox.record().is_none(), "{more}: virt-v2v was run");
     let changes = site.fake.seen().into_iter().filter(|seen| seen.request.method != "GET");
-    let changes: Vec<String> = changes.map(|seen| seen.request.path).filter(|path| path != "/v3/auth/tokens").collect();
+    let changes: Vec<String> =
+        changes.map(|seen| seen.request.path).filter(|path| path != "/v3/auth/tokens").collect();
     assert_eq!(changes, Vec::<String>::new(), "{more}");
     assert_eq!(site.fake.world(|world| world.inventory()), before);
     Some(last["last_message"]["message"].as_str().unwrap().to_owned())
@@ -27,9 +28,7 @@ fn refused(change: impl FnOnce(&mut World), more: &Value) -> Option<String> {
 #[test]
 fn what_is_missing_taken_or_exhausted_is_told_before_virt_v2v_runs() {
     let nothing = |_: &mut World| ();
-    let bad = |network: &str| {
-        json!({"network_mappings": [{"source": "a", "destination": network, "mac_address": "00:50:56:00:00:01"}]})
-    };
+    let bad = |network: &str| json!({"network_mappings": [{"source": "a", "destination": network, "mac_address": "00:50:56:00:00:01"}]});
     let environment = |key: &str, value: &str| {
         let mut environment = json!({"os-auth_url": "", "os-username": "admin", "os-password": "hunter2",
             "os-project_name": "p"});
@@ -41,7 +40,6 @@ fn what_is_missing_taken_or_exhausted_is_told_before_virt_v2v_runs() {
         (Box::new(nothing), bad("no such network"), vec!["network", "no such network"]),
         (Box::new(nothing), json!({"osp_security_groups_ids": ["sg1", "sg9"]}), vec!["security", "sg9"]),
         (Box::new(nothing), json!({"osp_volume_type_id": "tape"}), vec!["osp_volume_type_id", "tape"]),
-        (Box::new(nothing), json!({"osp_server_id": "nobody"}), vec!["osp_server_id", "nobody"]),
         (
             Box::new(|world: &mut World| world.add_server("other", "dest", super::site::NAME)),
             json!({}),
@@ -87,7 +85,16 @@ fn a_quota_of_volumes_is_told_before_anything_is_copied() {
 
 #[test]
 fn a_name_is_a_name_whatever_is_in_it() {
-    for name in ["it's \"quoted\" & 'more'", "a b  c", "*", ".*", "Größe 日本", "a?b=c#d&e", "$(reboot); `x`", "100%41"] {
+    for name in [
+        "it's \"quoted\" & 'more'",
+        "a b  c",
+        "*",
+        ".*",
+        "Größe 日本",
+        "a?b=c#d&e",
+        "$(reboot); `x`",
+        "100%41",
+    ] {
         let Some(site) = Site::new(Mode::OnePhase) else { return };
         // Taken by none of these: a pattern would say so.
         site.fake.world(|world| {

@@ -64,11 +64,18 @@ impl Site {
             world.add_server("bystander", "dest", &format!("{NAME} 2"));
             let attached = world.id();
             let volume = world.add_volume(&attached, "dest", NAME);
-            (volume.status, volume.attached) = ("in-use", Some(("bystander".to_owned(), "/dev/vda".to_owned())));
+            (volume.status, volume.attached) =
+                ("in-use", Some(("bystander".to_owned(), "/dev/vda".to_owned())));
         });
         let before = fake.world(|world| world.inventory());
-        let mut site =
-            Self { sandbox: Sandbox::new("openstack"), fake, volumes: Vec::new(), mode, before, _plugger: None };
+        let mut site = Self {
+            sandbox: Sandbox::new("openstack"),
+            fake,
+            volumes: Vec::new(),
+            mode,
+            before,
+            _plugger: None,
+        };
         site.set(json!({}));
         match mode {
             Mode::OnePhase => site.convert(2),
@@ -94,8 +101,12 @@ impl Site {
                 let volume = world.add_volume(&id, "p", &format!("{NAME}-sd{index}"));
                 volume.bootable = index == 1;
                 volume.description = json!(format!("{NAME} disk {index}/{count} converted by virt-v2v"));
-                let pairs = [("virt_v2v_guest_id", "guest".to_owned()), ("virt_v2v_disk_index", format!("{index}/{count}"))];
-                volume.metadata = pairs.map(|(key, value)| (key.to_owned(), json!(value))).into_iter().collect();
+                let pairs = [
+                    ("virt_v2v_guest_id", "guest".to_owned()),
+                    ("virt_v2v_disk_index", format!("{index}/{count}")),
+                ];
+                volume.metadata =
+                    pairs.map(|(key, value)| (key.to_owned(), json!(value))).into_iter().collect();
                 id
             });
             self.volumes.push(id);
@@ -126,13 +137,15 @@ impl Site {
         self._plugger = Some(Plugger::start(Duration::from_millis(50), move || {
             let attached: BTreeMap<String, u64> = world.look(|world| {
                 let of = |volume: &&super::fake::state::Volume| {
-                    volume.status == "in-use" && volume.attached.as_ref().is_some_and(|(server, _)| server == "srv")
+                    volume.status == "in-use"
+                        && volume.attached.as_ref().is_some_and(|(server, _)| server == "srv")
                 };
                 world.volumes.iter().filter(of).map(|volume| (volume.id.clone(), volume.size)).collect()
             });
             let file = |(volume, size): (String, u64)| {
                 let path = directory.join(format!("{volume}.raw"));
-                let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).ok()?;
+                let file =
+                    fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).ok()?;
                 file.set_len(size << 30).ok()?;
                 Some((volume, path))
             };
@@ -289,13 +302,16 @@ impl Site {
             let server = world.servers.iter().find(|server| server.id == *id).unwrap().clone();
             let fail = |why: &str| Err(format!("{why}: {server:?}\n{story}"));
             let own = |volume: &String| world.volume(volume).unwrap();
-            if (server.name.as_str(), server.project.as_str(), server.flavor.as_str()) != (NAME, "dest", "m1") {
+            if (server.name.as_str(), server.project.as_str(), server.flavor.as_str()) != (NAME, "dest", "m1")
+            {
                 return fail("another server");
             }
             if server.status != "ACTIVE" || server.volumes.len() != 2 || server.ports.len() != 2 {
                 return fail("not as asked for");
             }
-            if !server.volumes.iter().all(|volume| own(volume).project == "dest") || !own(&server.volumes[0]).bootable {
+            if !server.volumes.iter().all(|volume| own(volume).project == "dest")
+                || !own(&server.volumes[0]).bootable
+            {
                 return fail("the volumes are not as asked for");
             }
             if !self.volumes.is_empty() && server.volumes != self.volumes {

@@ -47,9 +47,9 @@ fn what_a_document_may_say_otherwise_is_understood() {
     let last = site.run(&json!({"network_mappings": mapping("net1 by name", "fd00:0::0007"),
         "osp_security_groups_ids": ["sg1 by name"]}));
     site.arrived(&last).unwrap();
-    let ips = site.fake.world(|world| {
-        world.ports.iter().find(|port| port.mac == "00:50:56:00:00:01").unwrap().ips.clone()
-    });
+    let ips = site
+        .fake
+        .world(|world| world.ports.iter().find(|port| port.mac == "00:50:56:00:00:01").unwrap().ips.clone());
     assert_eq!(ips, ["fd00::7"]);
 
     let Some(site) = Site::new(Mode::OnePhase) else { return };

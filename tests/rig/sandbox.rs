@@ -37,6 +37,8 @@ pub struct Sandbox {
     pub env: Vec<(String, Option<String>)>,
     /// `uci` or `job`.
     pub layout: String,
+    /// Further placeholders, with what they stand for.
+    pub placeholders: Vec<(String, String)>,
     /// Words before the program's own, whose program becomes ours in the end: the pid must stay.
     pub through: Vec<String>,
     key: OnceLock<String>,
@@ -56,6 +58,7 @@ impl Sandbox {
             umask: "022".to_owned(),
             env: Vec::new(),
             layout: "uci".to_owned(),
+            placeholders: Vec::new(),
             through: Vec::new(),
             key: OnceLock::new(),
         };
@@ -140,6 +143,9 @@ impl Sandbox {
                 let path = if value.is_empty() { self.dir.clone() } else { self.path(value) };
                 text = text.replace(name, path.to_str().expect("path"));
             }
+        }
+        for (name, value) in &self.placeholders {
+            text = text.replace(name, value);
         }
         if text.contains("${TEST_KEY}") {
             text = text.replace("${TEST_KEY}", self.test_key());

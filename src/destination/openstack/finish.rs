@@ -68,7 +68,7 @@ async fn ready(session: &Session, volume: &str, work: &Work<'_>) -> Result<(), O
     }
 }
 
-/// What the cloud must know of the boot volume. One that cannot be told goes on: the server's own error says more.
+/// What the cloud must know of the boot volume. One that knows no such request is not told: what it says of the server counts.
 async fn make_bootable(
     session: &Session,
     volume: &str,
@@ -90,7 +90,7 @@ async fn make_bootable(
     if !properties.is_empty()
         && let Err(error) = owner.set_image_metadata(volume, properties).await
     {
-        match says_nothing(&error) {
+        match is_unknown(&error) {
             true => warn(
                 work,
                 format!(
@@ -103,6 +103,11 @@ async fn make_bootable(
         }
     }
     Ok(())
+}
+
+/// A cloud that does not know such a request.
+fn is_unknown(error: &CloudError) -> bool {
+    matches!(error.status(), Some(400 | 404 | 405 | 501))
 }
 
 /// A volume that is available, from one project to the other.

@@ -85,7 +85,8 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
             let mine = world.servers.iter().filter(|server| server.project == token.project);
             let mut all: Vec<Value> = mine.map(|server| shown(world, server)).collect();
             if path.len() == 1 {
-                all = all.iter().map(|s| json!({"id": s["id"], "name": s["name"], "links": links()})).collect();
+                all =
+                    all.iter().map(|s| json!({"id": s["id"], "name": s["name"], "links": links()})).collect();
             }
             Answer::new(200, json!({"servers": all}))
         }
@@ -146,7 +147,11 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         }
     }
     let id = world.id();
-    world.ports.iter_mut().filter(|port| ports.contains(&port.id)).for_each(|port| port.device.clone_from(&id));
+    world
+        .ports
+        .iter_mut()
+        .filter(|port| ports.contains(&port.id))
+        .for_each(|port| port.device.clone_from(&id));
     let doom = world.doom.take();
     for (index, volume) in volumes.iter().enumerate() {
         let device = format!("/dev/vd{}", char::from(b'a' + u8::try_from(index).unwrap()));
@@ -168,7 +173,8 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         fault: doom,
     });
     let groups = json!([{"name": "default"}]);
-    let groups = if wanted["security_groups"].is_array() { wanted["security_groups"].clone() } else { groups };
+    let groups =
+        if wanted["security_groups"].is_array() { wanted["security_groups"].clone() } else { groups };
     Answer::new(
         202,
         json!({"server": {"id": id, "links": links(), "OS-DCF:diskConfig": "MANUAL", "security_groups": groups,
@@ -187,7 +193,9 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
             Answer::empty(204)
         }
         ("GET", ["os-volume_attachments"]) => {
-            let device = |id: &str| world.volume(id).and_then(|volume| volume.attached.clone()).map(|(_, device)| device);
+            let device = |id: &str| {
+                world.volume(id).and_then(|volume| volume.attached.clone()).map(|(_, device)| device)
+            };
             let all: Vec<Value> = world.servers[at]
                 .volumes
                 .iter()
@@ -198,15 +206,25 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
         ("POST", ["os-volume_attachments"]) => {
             let id = body["volumeAttachment"]["volumeId"].as_str().unwrap_or_default().to_owned();
             let project = world.servers[at].project.clone();
-            let device = format!("/dev/vd{}", char::from(b'b' + u8::try_from(world.servers[at].volumes.len()).unwrap()));
+            let device = format!(
+                "/dev/vd{}",
+                char::from(b'b' + u8::try_from(world.servers[at].volumes.len()).unwrap())
+            );
             let volume = world.volumes.iter_mut().find(|volume| volume.id == id && volume.project == project);
-            let Some(volume) = volume else { return refuse(404, &format!("Volume {id} could not be found.")) };
+            let Some(volume) = volume else {
+                return refuse(404, &format!("Volume {id} could not be found."));
+            };
             if let Some((other, _)) = &volume.attached {
                 let words = format!("Invalid volume: volume {id} is already attached to instances: {other}");
                 return refuse(400, &words);
             }
             if volume.status != "available" {
-                return refuse(400, &format!("Invalid volume: Volume {id} status must be available or downloading to reserve"));
+                return refuse(
+                    400,
+                    &format!(
+                        "Invalid volume: Volume {id} status must be available or downloading to reserve"
+                    ),
+                );
             }
             (volume.status, volume.next) = ("attaching", Some((looks, "in-use")));
             volume.attached = Some((server.clone(), device.clone()));
@@ -219,7 +237,10 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
             }
             let volume = world.volumes.iter_mut().find(|volume| volume.id == *id).unwrap();
             if volume.status != "in-use" {
-                return refuse(409, &format!("Invalid volume: Invalid input received: volume {id} is {}", volume.status));
+                return refuse(
+                    409,
+                    &format!("Invalid volume: Invalid input received: volume {id} is {}", volume.status),
+                );
             }
             if volume.attached.as_ref().is_some_and(|(_, device)| device == "/dev/vda") {
                 return refuse(400, "Cannot detach a root device volume");

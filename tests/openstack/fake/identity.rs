@@ -22,9 +22,10 @@ fn title(code: u16) -> &'static str {
 
 pub fn answer(world: &mut World, request: &Request, method: &str, path: &[&str]) -> Answer {
     match (method, path) {
-        ("GET", []) => {
-            Answer::new(200, json!({"version": {"id": "v3.14", "status": "stable", "links": [], "media-types": []}}))
-        }
+        ("GET", []) => Answer::new(
+            200,
+            json!({"version": {"id": "v3.14", "status": "stable", "links": [], "media-types": []}}),
+        ),
         ("POST", ["auth", "tokens"]) => login(world, &request.body["auth"]),
         ("GET", ["auth", "tokens"]) => match world.token(request) {
             Some(token) => Answer::new(200, json!({"token": shown(world, &token.project, "password")})),

@@ -30,7 +30,8 @@ fn times(mut value: Value, project: &str) -> Value {
 }
 
 fn network(network: &Network) -> Value {
-    let subnets: Vec<String> = (0..network.ranges.len()).map(|at| format!("{}-subnet-{at}", network.id)).collect();
+    let subnets: Vec<String> =
+        (0..network.ranges.len()).map(|at| format!("{}-subnet-{at}", network.id)).collect();
     times(
         json!({"id": network.id, "name": network.name, "admin_state_up": true, "mtu": 1500, "status": "ACTIVE",
             "subnets": subnets, "shared": false, "availability_zone_hints": [], "availability_zones": [],
@@ -53,7 +54,8 @@ fn subnets(network: &Network) -> Vec<Value> {
 }
 
 fn port(port: &Port) -> Value {
-    let ips: Vec<Value> = port.ips.iter().map(|ip| json!({"subnet_id": "subnet", "ip_address": ip})).collect();
+    let ips: Vec<Value> =
+        port.ips.iter().map(|ip| json!({"subnet_id": "subnet", "ip_address": ip})).collect();
     times(
         json!({"id": port.id, "name": port.name, "network_id": port.network, "mac_address": port.mac,
             "admin_state_up": true, "status": if port.device.is_empty() { "DOWN" } else { "ACTIVE" },
@@ -142,7 +144,8 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
 fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
     let text = |key: &str| wanted[key].as_str().unwrap_or_default().to_owned();
     let wanted_network = text("network_id");
-    let Some(found) = world.networks.iter().find(|own| own.id == wanted_network && own.project == token.project)
+    let Some(found) =
+        world.networks.iter().find(|own| own.id == wanted_network && own.project == token.project)
     else {
         let words = format!("Network {wanted_network} could not be found.");
         return refuse(404, "NetworkNotFound", &words);
@@ -152,7 +155,12 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         return refuse(409, "OverQuota", "Quota exceeded for resources: ['port'].");
     }
     let texts = |key: &str| -> Vec<String> {
-        wanted[key].as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+        wanted[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|item| item.as_str().map(str::to_owned))
+            .collect()
     };
     let groups = texts("security_groups");
     if let Some(group) = groups.iter().find(|group| !world.groups.iter().any(|(id, _)| id == *group)) {
@@ -166,7 +174,8 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         .collect();
     for ip in &addresses {
         if !found.ranges.iter().any(|range| is_within(ip, range)) {
-            let words = format!("IP address {ip} is not a valid IP for any of the subnets on the specified network.");
+            let words =
+                format!("IP address {ip} is not a valid IP for any of the subnets on the specified network.");
             return refuse(400, "InvalidIpForNetwork", &words);
         }
         if world.ports.iter().any(|port| port.network == wanted_network && port.ips.contains(ip)) {
@@ -180,12 +189,15 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         true => found.ranges.iter().map(|range| free(world, range)).collect(),
     };
     let mac = match text("mac_address") {
-        mac if mac.is_empty() => format!("fa:16:3e:00:{:02x}:{:02x}", world.count >> 8 & 255, world.count & 255),
+        mac if mac.is_empty() => {
+            format!("fa:16:3e:00:{:02x}:{:02x}", world.count >> 8 & 255, world.count & 255)
+        }
         mac => mac.to_lowercase(),
     };
     if world.ports.iter().any(|port| port.network == wanted_network && port.mac == mac) {
-        let words =
-            format!("Unable to complete operation for network {wanted_network}. The mac address {mac} is in use.");
+        let words = format!(
+            "Unable to complete operation for network {wanted_network}. The mac address {mac} is in use."
+        );
         return refuse(409, "MacAddressInUse", &words);
     }
     let port_ = Port {

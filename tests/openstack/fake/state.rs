@@ -241,8 +241,12 @@ impl World {
                 None => {}
             }
         }
-        let gone: Vec<String> =
-            self.servers.iter().filter(|server| server.status == "GONE").map(|server| server.id.clone()).collect();
+        let gone: Vec<String> = self
+            .servers
+            .iter()
+            .filter(|server| server.status == "GONE")
+            .map(|server| server.id.clone())
+            .collect();
         self.servers.retain(|server| server.status != "GONE");
         // A port that was there before its server stays; so does a volume that is not its own.
         self.ports.iter_mut().filter(|port| gone.contains(&port.device)).for_each(|port| port.device.clear());

@@ -11,7 +11,8 @@ const NOT_FREE: &str = "Invalid volume: Volume status must be available or error
                         transfer, or be disassociated from snapshots after volume transfer.";
 
 pub fn version() -> Answer {
-    let version = json!({"id": "v3.0", "status": "CURRENT", "version": "3.70", "min_version": "3.0", "links": []});
+    let version =
+        json!({"id": "v3.0", "status": "CURRENT", "version": "3.70", "min_version": "3.0", "links": []});
     Answer::new(300, json!({"versions": [version]}))
 }
 
@@ -46,14 +47,18 @@ fn offer(world: &World, transfer: &Transfer) -> Value {
 }
 
 pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str, path: &[&str]) -> Answer {
-    let own = |world: &World, id: &str| world.volumes.iter().position(|v| v.id == id && v.project == token.project);
+    let own =
+        |world: &World, id: &str| world.volumes.iter().position(|v| v.id == id && v.project == token.project);
     match (method, path) {
         ("GET", ["volumes"] | ["volumes", "detail"]) => {
             world.look_at_volumes(|volume| volume.project == token.project);
             let mine = world.volumes.iter().filter(|volume| volume.project == token.project);
             let mut all: Vec<Value> = mine.map(|volume| shown(world, volume)).collect();
             if path.len() == 1 {
-                all = all.iter().map(|v| json!({"id": v["id"], "name": v["name"], "links": v["links"]})).collect();
+                all = all
+                    .iter()
+                    .map(|v| json!({"id": v["id"], "name": v["name"], "links": v["links"]}))
+                    .collect();
             }
             Answer::new(200, json!({"volumes": all}))
         }
@@ -102,7 +107,10 @@ fn types() -> Vec<Value> {
 fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
     let mine = world.volumes.iter().filter(|volume| volume.project == token.project).count();
     if mine as u64 >= world.quota["volumes"] {
-        return refuse(413, "VolumeLimitExceeded: Maximum number of volumes allowed exceeded for quota 'volumes'.");
+        return refuse(
+            413,
+            "VolumeLimitExceeded: Maximum number of volumes allowed exceeded for quota 'volumes'.",
+        );
     }
     let kind = wanted["volume_type"].as_str().unwrap_or("__DEFAULT__");
     let Some(kind) = types().into_iter().find(|one| one["id"] == kind || one["name"] == kind) else {
@@ -122,7 +130,8 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
 
 fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) -> Answer {
     let looks = world.looks;
-    let add = |to: &mut Map<String, Value>, more: &Value| to.extend(more.as_object().cloned().unwrap_or_default());
+    let add =
+        |to: &mut Map<String, Value>, more: &Value| to.extend(more.as_object().cloned().unwrap_or_default());
     match (method, path) {
         ("GET", []) => Answer::new(200, json!({"volume": shown(world, &world.volumes[at])})),
         ("DELETE", []) => {
@@ -149,7 +158,10 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
                 return Answer::new(200, json!({"metadata": volume.image_metadata}));
             }
             if body.get("os-reset_status").is_some() {
-                return refuse(403, "Policy doesn't allow volume_extension:volume_admin_actions:reset_status to be performed.");
+                return refuse(
+                    403,
+                    "Policy doesn't allow volume_extension:volume_admin_actions:reset_status to be performed.",
+                );
             }
             refuse(400, "There is no such action.")
         }
@@ -189,7 +201,10 @@ fn transfers(world: &mut World, token: &Token, method: &str, path: &[&str], body
                 return refuse(404, &format!("Transfer {id} could not be found."));
             };
             if body["accept"]["auth_key"] != world.transfers[at].key {
-                return refuse(400, &format!("Invalid auth key: Attempt to transfer {id} with invalid auth key."));
+                return refuse(
+                    400,
+                    &format!("Invalid auth key: Attempt to transfer {id} with invalid auth key."),
+                );
             }
             let transfer = world.transfers.remove(at);
             for volume in world.volumes.iter_mut().filter(|volume| volume.id == transfer.volume) {
