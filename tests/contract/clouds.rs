@@ -5,27 +5,37 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::openstack::fake::{Fake, Fault, Harm};
+use crate::ovirt::engine::Engine;
 use crate::rig::matching::differences;
+use crate::rig::sandbox::Sandbox;
 
 /// Those that a case asks for.
 pub(super) struct Clouds {
     openstack: Option<Fake>,
+    ovirt: Option<Engine>,
     /// Servers that were there before the job.
     before: Vec<String>,
 }
 
 impl Clouds {
-    /// Starts them.
-    pub(super) fn start(wanted: &Value) -> Self {
+    /// Starts them. What the document says is what the engine knows.
+    pub(super) fn start(wanted: &Value, input: &Value, sandbox: &Sandbox) -> Self {
+        let ovirt = wanted.get("ovirt").map(|wanted| ovirt(wanted, input, sandbox));
         let openstack = wanted.get("openstack").map(openstack);
         let servers = openstack.iter().flat_map(|fake| fake.world(|world| world.servers.clone()));
         let before = servers.map(|server| server.id).collect();
-        Self { openstack, before }
+        Self { openstack, ovirt, before }
     }
 
     /// Where they are.
     pub(super) fn placeholders(&self) -> Vec<(String, String)> {
-        self.openstack.iter().map(|fake| ("${OPENSTACK_URL}".to_owned(), fake.url())).collect()
+        let openstack = self.openstack.iter().map(|fake| ("${OPENSTACK_URL}".to_owned(), fake.url()));
+        let ovirt = self.ovirt.iter().flat_map(|engine| {
+            let url = engine.url.trim_end_matches("/ovirt-engine/api").to_owned();
+            let authority = engine.certificate.file.to_str().expect("a path").to_owned();
+            [("${OVIRT_URL}".to_owned(), url), ("${CA}".to_owned(), authority)]
+        });
+        openstack.chain(ovirt).collect()
     }
 
     /// What is not as expected.
@@ -98,4 +108,17 @@ fn openstack(wanted: &Value) -> Fake {
         fake.fail(Fault { path, ..Fault::always(method, "", harm) });
     }
     fake
+}
+
+fn ovirt(wanted: &Value, input: &Value, sandbox: &Sandbox) -> Engine {
+    let directory = sandbox.path("engine");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let engine = Engine::start(&directory);
+    let mut world = engine.world();
+    world.password = input["rhv_password"].as_str().expect("a password").to_owned();
+    if let Some(kind) = wanted.get("storage_type") {
+        world.storage[0]["storage"]["type"] = kind.clone();
+    }
+    drop(world);
+    engine
 }

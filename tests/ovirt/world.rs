@@ -30,6 +30,8 @@ pub struct Attachment {
 
 #[derive(Debug)]
 pub struct World {
+    /// Of `admin@internal`.
+    pub password: String,
     /// Has it the SSO service?
     pub sso: bool,
     pub tokens: BTreeSet<String>,
@@ -67,6 +69,7 @@ impl World {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = format!("{}-{number}-{}", std::process::id(), now.as_nanos());
         let mut world = Self {
+            password: super::engine::PASSWORD.to_owned(),
             sso: true,
             tokens: BTreeSet::new(),
             vms: BTreeMap::new(),
