@@ -18,6 +18,8 @@ mod kubevirt;
 mod nbd;
 /// OpenStack as a destination: the real services on loopback, and a fake that fails.
 mod openstack;
+/// The client of OpenStack against a scripted server: tokens, projects, pages, microversions, names.
+mod openstack_client;
 /// Overlays over copied disks with the real qemu-img, killed at any moment.
 mod overlays;
 /// oVirt: jobs against an engine of ours, which fails where it is told to.

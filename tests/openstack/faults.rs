@@ -86,8 +86,10 @@ fn one(mode: Mode, step: &Step, harm: &Harm, ends_well: Option<bool>) -> Result<
         return site.arrived(&last).map(drop);
     }
     let message = last["last_message"]["message"].as_str().unwrap_or_default();
+    // A cloud that forbids to say that a volume is bootable may boot from it all the same: then nova's words count.
+    let is_tried = step.path.ends_with("/action$");
     if let Harm::Refuse(_, words) = harm
-        && (!message.starts_with(told(&step.path)) || !message.contains(words))
+        && (!message.starts_with(told(&step.path)) || !message.contains(words) && !is_tried)
     {
         return Err(format!("the message does not tell step and reason: {message}"));
     }
@@ -99,7 +101,7 @@ fn one(mode: Mode, step: &Step, harm: &Harm, ends_well: Option<bool>) -> Result<
     if !message.contains("resume") {
         return site.untouched();
     }
-    if step.nth % 2 == 0 {
+    if step.nth.is_multiple_of(2) {
         let last = site.run(&json!({"resume": tag}));
         return site.arrived(&last).map(drop).map_err(|why| format!("after resume: {why}"));
     }

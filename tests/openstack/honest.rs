@@ -270,7 +270,7 @@ fn the_fake_answers_as_the_real_services_do() {
         ("password", USER.1),
     ]);
     let mut sides = [
-        Side { fake: None, lab: Some(lab), names: real_names },
+        Side { fake: None, lab: Some(&lab), names: real_names },
         Side { fake: Some(&fake), lab: None, names: fake_names },
     ];
     let mut wrong = Vec::new();
@@ -334,15 +334,16 @@ fn the_fake_answers_as_the_real_services_do() {
             match method {
                 "WAIT" => {
                     let (pointer, wanted) = (body[0].as_str().unwrap(), &body[1]);
+                    let mut shown = Value::Null;
                     let good = poll(LIMIT, || {
-                        let answer = side.ask(&token, "GET", at, service, path, "");
-                        let good = answer.body.pointer(pointer) == Some(wanted);
+                        shown = side.ask(&token, "GET", at, service, path, "").body;
+                        let good = shown.pointer(pointer) == Some(wanted);
                         if !good {
                             std::thread::sleep(std::time::Duration::from_millis(200));
                         }
                         good.then_some(())
                     });
-                    assert!(good.is_some(), "{path} is never {wanted}");
+                    assert!(good.is_some(), "{path} is never {wanted}: {shown:#}");
                 }
                 "KEY" => {}
                 _ => {

@@ -88,8 +88,11 @@ pub fn decoded(text: &str) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
+/// First line, headers, body.
+type Message = (String, Vec<(String, String)>, Value);
+
 /// Reads up to the end of a message whose length its headers say; its first line, headers and body.
-fn read(stream: &mut impl Read) -> std::io::Result<(String, Vec<(String, String)>, Value)> {
+fn read(stream: &mut impl Read) -> std::io::Result<Message> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 16384];
     let end = |bytes: &[u8]| bytes.windows(4).position(|four| four == b"\r\n\r\n");

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -48,10 +49,27 @@ pub struct Lab {
     _pluggers: Mutex<Vec<Plugger>>,
 }
 
+/// One test at a time: each counts what there is before and after.
+pub struct Turn {
+    lab: &'static Lab,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Deref for Turn {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        self.lab
+    }
+}
+
 /// `None`, with a printed reason, where it cannot run.
-pub fn lab() -> Option<&'static Lab> {
+pub fn lab() -> Option<Turn> {
     static LAB: OnceLock<Option<Lab>> = OnceLock::new();
-    LAB.get_or_init(start).as_ref()
+    static TURN: Mutex<()> = Mutex::new(());
+    let lab = LAB.get_or_init(start).as_ref()?;
+    // A test that failed has had its turn.
+    Some(Turn { lab, _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) })
 }
 
 fn start() -> Option<Lab> {

@@ -132,7 +132,7 @@ fn a_two_phase_job_ends_in_a_server_that_runs_from_the_copies() {
         return;
     }
     let Some(lab) = lab() else { return };
-    let before = inventory(lab);
+    let before = inventory(&lab);
     let mut sandbox = Sandbox::new("openstack-real");
     sandbox.configure("job", &Map::new());
     play_to(&sandbox, &[], 0);
@@ -158,17 +158,17 @@ fn a_two_phase_job_ends_in_a_server_that_runs_from_the_copies() {
             mapping("net4", "00:50:56:00:10:03", "fd09::0007"),
         ],
     });
-    let mut job = sandbox.start(document(lab, "admin", name, &more), LIMIT);
+    let mut job = sandbox.start(document(&lab, "admin", name, &more), LIMIT);
     let last = end(&sandbox, &mut job);
     let ports = [
         ("net4", "00:50:56:00:10:01", Some("10.9.0.7")),
         ("net2", "00:50:56:00:10:02", None),
         ("net4", "00:50:56:00:10:03", Some("fd09::7")),
     ];
-    let volumes = arrived(lab, &before, &last, &ports);
+    let volumes = arrived(&lab, &before, &last, &ports);
     for (source, volume) in sources.iter().zip(&volumes) {
         assert!(
-            starts_with(lab, volume, &converted(fs::read(source).unwrap())),
+            starts_with(&lab, volume, &converted(fs::read(source).unwrap())),
             "{}: {volume}",
             source.display()
         );
@@ -187,7 +187,7 @@ fn volumes_of_virt_v2v_become_a_server_in_the_other_project() {
     let mut sandbox = Sandbox::new("openstack-real");
     sandbox.configure("job", &Map::new());
     let name = "one phase";
-    let before = inventory(lab);
+    let before = inventory(&lab);
     let mut volumes = Vec::new();
     let mut log = String::new();
     for index in 1..=2 {
@@ -206,7 +206,7 @@ fn volumes_of_virt_v2v_become_a_server_in_the_other_project() {
             let bootable = json!({"os-set_bootable": {"bootable": true}});
             lab.post("demo", Service::Volume, &format!("{path}/action"), &bootable);
         }
-        log += &format!("openstack '--os-username=demo' 'volume' 'create' '-f' 'json' '--size' '1'\n");
+        log += "openstack '--os-username=demo' 'volume' 'create' '-f' 'json' '--size' '1'\n";
         log += &format!("openstack '--os-username=demo' 'volume' 'show' '-f' 'json' '{id}'\n").repeat(3);
         volumes.push(id);
     }
@@ -222,14 +222,14 @@ fn volumes_of_virt_v2v_become_a_server_in_the_other_project() {
         "network_mappings": [{"source": "x", "destination": lab.networks["net4"], "mac_address": "00:50:56:00:20:01",
             "ip_address": "10.9.0.20"}],
     });
-    let mut job = sandbox.start(document(lab, "demo", name, &more), LIMIT);
+    let mut job = sandbox.start(document(&lab, "demo", name, &more), LIMIT);
     let last = end(&sandbox, &mut job);
-    let found = arrived(lab, &before, &last, &[("net4", "00:50:56:00:20:01", Some("10.9.0.20"))]);
+    let found = arrived(&lab, &before, &last, &[("net4", "00:50:56:00:20:01", Some("10.9.0.20"))]);
     assert_eq!(found, volumes);
     for (index, volume) in volumes.iter().enumerate() {
         let mut wanted = vec![0; MIB as usize];
         wanted.extend(format!("converted disk {}", index + 1).bytes());
-        assert!(starts_with(lab, volume, &wanted), "{volume}");
+        assert!(starts_with(&lab, volume, &wanted), "{volume}");
     }
 }
 
@@ -247,7 +247,7 @@ fn a_job_that_fails_on_the_real_services_leaves_nothing_after_cleanup() {
     let taken = json!({"port": {"network_id": lab.networks["net2"], "name": "somebody",
         "fixed_ips": [{"ip_address": "10.8.0.99"}]}});
     lab.post("target", Service::Network, "/ports", &taken);
-    let before = inventory(lab);
+    let before = inventory(&lab);
     let source = sandbox.path("a.img");
     fs::write(&source, vec![7; 4 * MIB as usize]).unwrap();
     let more = json!({
@@ -259,7 +259,7 @@ fn a_job_that_fails_on_the_real_services_leaves_nothing_after_cleanup() {
             {"source": "y", "destination": lab.networks["net2"], "mac_address": "00:50:56:00:30:02", "ip_address": "10.8.0.99"},
         ],
     });
-    let document = document(lab, "admin", "fails", &more);
+    let document = document(&lab, "admin", "fails", &more);
     let mut job = sandbox.start(document.clone(), LIMIT);
     let tag = fs::read_dir(sandbox.path("state/jobs")).unwrap().next().unwrap().unwrap().file_name();
     let last = end(&sandbox, &mut job);
@@ -270,5 +270,5 @@ fn a_job_that_fails_on_the_real_services_leaves_nothing_after_cleanup() {
     let output = sandbox.child(&["cleanup", "--discard", tag], &document).wait_with_output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{words}");
-    assert_eq!(inventory(lab), before, "{words}\n{last:#}");
+    assert_eq!(inventory(&lab), before, "{words}\n{last:#}");
 }

@@ -24,7 +24,7 @@ fn a_guest_that_virt_v2v_converted_runs_in_the_other_project() {
         return;
     }
     let Some(lab) = lab() else { return };
-    let before = inventory(lab);
+    let before = inventory(&lab);
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sandbox = Sandbox::new("v2v");
     let mut site = Map::new();
@@ -51,16 +51,16 @@ fn a_guest_that_virt_v2v_converted_runs_in_the_other_project() {
         "network_mappings": [{"source": "default", "destination": lab.networks["net4"],
             "mac_address": "00:50:56:00:40:01", "ip_address": "10.9.0.40"}],
     });
-    let mut job = sandbox.start(document(lab, "admin", "real guest", &more), super::lab::LIMIT);
+    let mut job = sandbox.start(document(&lab, "admin", "real guest", &more), super::lab::LIMIT);
     let last = end(&sandbox, &mut job);
-    let volumes = arrived(lab, &before, &last, &[("net4", "00:50:56:00:40:01", Some("10.9.0.40"))]);
+    let volumes = arrived(&lab, &before, &last, &[("net4", "00:50:56:00:40:01", Some("10.9.0.40"))]);
     assert_eq!(volumes.len(), 2, "{last:#}");
     let boot = lab.file(&volumes[0]);
     let fstab = String::from_utf8(cat(&boot, "/etc/fstab")).unwrap();
     assert!(fstab.contains("/dev/vda1 / ext4"), "not converted: {fstab}");
     let payload = cat(&guest.join("guest-disk1.img"), "/opt/payload.bin");
     assert!(cat(&boot, "/opt/payload.bin") == payload, "the guest's data are not the same");
-    assert!(starts_with(lab, &volumes[1], &noise), "the second disk is not the same");
+    assert!(starts_with(&lab, &volumes[1], &noise), "the second disk is not the same");
     let shown = lab.get("target", Service::Volume, &format!("/volumes/{}", volumes[0]))["volume"].clone();
     assert_eq!(shown["metadata"]["virt_v2v_guest_id"], "guest of admin", "{shown:#}");
     assert_eq!(shown["bootable"], "true", "{shown:#}");

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use super::fake::World;
 use super::site::{Mode, Site};
 
+/// What is different in the cloud.
+type Change = Box<dyn FnOnce(&mut World)>;
+
 /// The message of a job that ends before virt-v2v has run, with nothing in the cloud touched.
 fn refused(change: impl FnOnce(&mut World), more: &Value) -> Option<String> {
     let site = Site::new(Mode::OnePhase)?;
@@ -35,7 +38,7 @@ fn what_is_missing_taken_or_exhausted_is_told_before_virt_v2v_runs() {
         environment[key] = json!(value);
         environment
     };
-    let cases: Vec<(Box<dyn FnOnce(&mut World)>, Value, Vec<&str>)> = vec![
+    let cases: Vec<(Change, Value, Vec<&str>)> = vec![
         (Box::new(nothing), json!({"osp_flavor_id": "m1.huge"}), vec!["osp_flavor_id", "m1.huge"]),
         (Box::new(nothing), bad("no such network"), vec!["network", "no such network"]),
         (Box::new(nothing), json!({"osp_security_groups_ids": ["sg1", "sg9"]}), vec!["security", "sg9"]),

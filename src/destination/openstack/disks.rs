@@ -265,12 +265,13 @@ mod tests {
     #[test]
     fn disks_are_found_by_their_number_and_attachments_by_their_volume() {
         let things = [
-            thing(Kind::Disk, "t-disk-1", "1"),
             thing(Kind::Disk, "t-disk-11", "11"),
+            thing(Kind::Disk, "t-disk-1", "1"),
             thing(Kind::Attachment, "t-attachment-v1", "1"),
             thing(Kind::Attachment, "t-attachment-v11", "1"),
         ];
-        assert_eq!(disk(&things, 11).map(|thing| thing.mark.as_str()), Some("t-disk-11"));
+        let marked = |number| disk(&things, number).map(|thing| thing.mark.as_str());
+        assert_eq!((marked(1), marked(11)), (Some("t-disk-1"), Some("t-disk-11")));
         assert_eq!(disk(&things, 2), None);
         let marks: Vec<_> = attachments(&things, "v1").into_iter().map(|thing| thing.mark).collect();
         assert_eq!(marks, ["t-attachment-v1"]);

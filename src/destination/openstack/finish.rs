@@ -80,7 +80,7 @@ async fn make_bootable(
     if !shown.bootable
         && let Err(error) = owner.set_bootable(volume, true).await
     {
-        match says_nothing(&error) {
+        match is_unknown(&error) {
             true => {
                 tracing::warn!("volume {volume} could not be made bootable: {}", crate::log::chain(&error))
             }

@@ -72,6 +72,7 @@ mod tests {
         assert!(
             is_of_virt_v2v(&marks.virt_v2v()) && !is_of_virt_v2v(&marks.disk(1)) && !is_of_virt_v2v(volume)
         );
+        assert!(!is_of_virt_v2v(&marks.port(0)) && !is_of_virt_v2v(&marks.server()));
         let all = [marks.disk(1), marks.disk(11), marks.port(1), marks.server(), marks.transfer("1")];
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());

@@ -108,6 +108,10 @@ async fn volumes(
             continue;
         }
         remove_volume(owner, &volume, server, patience).await?;
+        // Handed over meanwhile, or shown by a project that does not have it.
+        if let Some((other, volume)) = projects.find(&volume.id).await? {
+            remove_volume(other, &volume, server, patience).await?;
+        }
     }
     Ok(())
 }
