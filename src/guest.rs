@@ -101,6 +101,24 @@ pub struct Disk {
     pub uuid: Option<String>,
     /// Size of its content in bytes, where the source tells it.
     pub size: Option<u64>,
+    /// What it is beside its content, where it is a volume of an OpenStack.
+    #[serde(default)]
+    pub volume: Option<Volume>,
+}
+
+/// What an OpenStack knows of a volume, which a volume that takes its place is to have, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name; may be empty.
+    pub name: String,
+    /// Its description.
+    pub description: Option<String>,
+    /// Name of its type: another cloud may have none of that name.
+    pub kind: Option<String>,
+    /// May a server boot from it?
+    pub bootable: bool,
+    /// The properties of the image that a server booted from it takes it for.
+    pub image_properties: Vec<(String, String)>,
 }
 
 /// One network interface.

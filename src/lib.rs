@@ -19,6 +19,7 @@
 //! | [`cli`], [`start`], [`preflight`], [`reply`] | the process the client spawned: document to reply, the verbs |
 //! | [`daemon`], [`supervise`], [`run`], [`signals`] | the background: a supervisor, and its worker that runs the stages |
 //! | [`job`], [`journal`], [`undo`], [`sweep`], [`leftovers`] | a job's files, what it has begun, how that is undone |
+//! | [`export_only`] | disks served over NBD until a signal comes: no job, for the other end of an OpenStack source |
 //! | [`look`], [`outline`] | a job that is only shown: what it would find, and what it would do |
 //! | [`footprint`], [`things`], [`put_back`] | what a job has changed on the source machine (snapshots, change tracking, power) and at clouds, and who puts it back |
 //! | [`source`] | `local`, `ssh`, `vsphere`: what the guest is, and by what each disk is served |
@@ -50,6 +51,7 @@ pub mod document;
 pub mod domain;
 pub mod event;
 pub mod export;
+pub mod export_only;
 pub mod extent;
 pub mod follow;
 pub mod footprint;

@@ -31,6 +31,16 @@ pub struct LogError {
 
 /// From here on `tracing` events go to `path` (appended, mode 0644: clients fetch it, contract.md 9.5).
 pub fn start(path: &Path, scrubber: Scrubber) -> Result<(), LogError> {
+    open(path, scrubber, false)
+}
+
+/// The same, and each line also goes to stderr if it warns of something, else to stdout: for a container, whose owner reads
+/// these (contract.md 7.4).
+pub fn start_aloud(path: &Path, scrubber: Scrubber) -> Result<(), LogError> {
+    open(path, scrubber, true)
+}
+
+fn open(path: &Path, scrubber: Scrubber, aloud: bool) -> Result<(), LogError> {
     let error = |source| LogError { path: path.to_owned(), source };
     let file = OpenOptions::new().append(true).create(true).mode(0o644).open(path).map_err(error)?;
     file.set_permissions(Permissions::from_mode(0o644)).map_err(error)?;
@@ -38,7 +48,7 @@ pub fn start(path: &Path, scrubber: Scrubber) -> Result<(), LogError> {
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
         .event_format(Lines)
-        .with_writer(LogFile { file: Mutex::new(file), scrubber })
+        .with_writer(LogFile { file: Mutex::new(file), scrubber, aloud })
         .finish()
         .with(filter_fn(|meta| is_worth_it(meta.target(), *meta.level())));
     if tracing::subscriber::set_global_default(subscriber).is_err() {
@@ -55,22 +65,37 @@ fn is_worth_it(target: &str, level: tracing::Level) -> bool {
 struct LogFile {
     file: Mutex<File>,
     scrubber: Scrubber,
+    aloud: bool,
 }
 
-struct Line<'a>(&'a LogFile);
+struct Line<'a> {
+    log: &'a LogFile,
+    warns: bool,
+}
 
 impl<'a> MakeWriter<'a> for LogFile {
     type Writer = Line<'a>;
     fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
+        Line { log: self, warns: false }
+    }
+    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Line<'a> {
+        Line { log: self, warns: *meta.level() <= tracing::Level::WARN }
     }
 }
 
 impl Write for Line<'_> {
     /// `tracing_subscriber` hands over one whole line a call, so a secret cannot straddle two.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let scrubbed = self.0.scrubber.scrub(&String::from_utf8_lossy(line));
-        let mut file = self.0.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Self { log, warns } = self;
+        let scrubbed = log.scrubber.scrub(&String::from_utf8_lossy(line));
+        if log.aloud {
+            // Nobody may listen; the file has it.
+            let _ = match *warns {
+                true => std::io::stderr().write_all(scrubbed.as_bytes()),
+                false => std::io::stdout().write_all(scrubbed.as_bytes()),
+            };
+        }
+        let mut file = log.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A full disk loses a line of the log, never the job: the error would only be dropped by the caller.
         file.write_all(scrubbed.as_bytes())?;
         Ok(line.len())

@@ -101,6 +101,10 @@ pub async fn look(job: &Job, stage: Option<Stage>) -> Seen {
     }
     match &job.plan.source {
         Source::Vddk { .. } => look_at_vsphere(job, &mut seen).await,
+        Source::Openstack { .. } => match source::openstack::look(&job.plan).await {
+            Ok(guest) => seen.guest = Some(guest),
+            Err(error) => seen.problem(&error),
+        },
         Source::Ssh { .. } | Source::Local(_) => look_at_files(job, &mut seen).await,
     }
     let Some(guest) = &seen.guest else { return seen };
@@ -159,10 +163,12 @@ fn recall(job: &Job, seen: &mut Seen) -> Result<(), EarlierError> {
 /// Files of this host, or of an ssh host.
 async fn look_at_files(job: &Job, seen: &mut Seen) {
     let private = job.files.private_directory(&job.plan.tools.tmp_dir);
+    // Nobody waits for anything here.
+    let (tell, _) = tokio::sync::mpsc::unbounded_channel();
     let looked = match &job.plan.source {
         Source::Ssh { .. } => match tempfile::Builder::new().prefix("v2v-plan-").tempdir() {
             Ok(directory) => {
-                let opened = source::open_disks(job, directory.path()).await;
+                let opened = source::open_disks(job, directory.path(), &tell).await;
                 // The agent.
                 process::kill_all(process::descendants, END_PATIENCE);
                 opened
@@ -173,7 +179,9 @@ async fn look_at_files(job: &Job, seen: &mut Seen) {
             }
         },
         // Nothing is put there.
-        Source::Vddk { .. } | Source::Local(_) => source::open_disks(job, &private).await,
+        Source::Vddk { .. } | Source::Openstack { .. } | Source::Local(_) => {
+            source::open_disks(job, &private, &tell).await
+        }
     };
     match looked {
         Ok(opened) => {

@@ -269,6 +269,7 @@ fn source(plan: &Plan) -> String {
     let shown = |path: &Path| path.display().to_string();
     match &plan.source {
         Source::Vddk { uri, .. } | Source::Ssh { uri, .. } => uri.clone(),
+        Source::Openstack { vm_id, .. } => format!("OpenStack server {vm_id}"),
         Source::Local(
             LocalSource::Disk(path)
             | LocalSource::LibvirtXml(path)

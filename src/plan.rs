@@ -17,14 +17,17 @@ use crate::site::Site;
 use crate::throttle::Limits;
 
 mod destination;
+mod from;
 mod general;
 mod network;
+mod openstack_source;
 pub mod problems;
 mod source;
 mod two_phase;
 mod warm;
 
 use destination::Host;
+pub use from::{LocalSource, Machine, Source, SshKey};
 use problems::{Findings, Problems};
 pub use two_phase::{TwoPhase, TwoPhasePrograms};
 pub use warm::{Quiesce, Shutdown, ShutdownMode, Warm};
@@ -89,16 +92,22 @@ pub struct Surroundings {
 
 /// Decides everything, or says everything that is wrong. The first problem is what the old program would have said.
 pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Result<Plan, Problems> {
-    // v2.4 looks for this key before anything else (contract.md 1.1).
+    // A job never gets here: [`crate::export_only`] comes before.
     if document.nbd_export_only.is_some() {
-        return Err(Problems::one("nbd_export_only: this version does not export disks over NBD yet"));
+        return Err(Problems::one(
+            "nbd_export_only serves disks until a signal comes: there is no job to plan",
+        ));
     }
     let mut findings = Findings::default();
     let host = destination::detect(&document, site, around, &mut findings);
     let names = source::names(&mut document, &mut findings);
-    let source = source::source(&mut document, &names, site, &mut findings);
+    let moves = openstack_source::is_meant(&document);
+    let source = match moves {
+        true => openstack_source::source(&mut document, host, site, &mut findings),
+        false => source::source(&mut document, &names, site, &mut findings),
+    };
     let network_mappings = network::mappings(document.network_mappings.take(), &mut findings);
-    let two_phase = general::phases(&mut document, host, site, around, &mut findings);
+    let two_phase = general::phases(&mut document, moves, host, site, around, &mut findings);
     let output_format = general::output_format(document.output_format.take(), &mut findings);
     let destination =
         host.and_then(|host| destination::destination(host, &mut document, site, around, &mut findings));
@@ -164,15 +173,16 @@ impl Plan {
         let mut secrets = self.extra_secrets.clone();
         match &self.source {
             Source::Vddk { password, .. } => secrets.push(password.clone()),
-            Source::Ssh { key: SshKey::Text(key), .. } => problems::add_ssh_key(key, &mut secrets),
-            Source::Ssh { key: SshKey::Default | SshKey::File(_), .. } | Source::Local(_) => {}
+            Source::Ssh { key, .. } => add_key(key, &mut secrets),
+            Source::Openstack { environment, key, .. } => {
+                secrets.extend(problems::secrets_of(environment));
+                add_key(key, &mut secrets);
+            }
+            Source::Local(_) => {}
         }
         match &self.destination {
             Destination::Ovirt { password, .. } => secrets.push(password.clone()),
-            Destination::Openstack { environment, .. } => {
-                let hidden = environment.iter().filter(|(key, _)| problems::names_a_secret(key));
-                secrets.extend(hidden.map(|(_, value)| value.clone()));
-            }
+            Destination::Openstack { environment, .. } => secrets.extend(problems::secrets_of(environment)),
             Destination::Local { .. } | Destination::ExportDomain { .. } | Destination::Kubevirt { .. } => {}
         }
         secrets.extend(self.luks_keys.iter().map(|key| key.key.clone()));
@@ -181,69 +191,10 @@ impl Plan {
     }
 }
 
-/// Where the guest comes from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Source {
-    /// VMware over VDDK (`transport_method: vddk`).
-    Vddk {
-        /// libvirt URI without a password.
-        uri: String,
-        /// Fingerprint of the certificate, as given; `None` only in two-phase conversions, where authorities decide then.
-        thumbprint: Option<String>,
-        /// The site's authorities.
-        ca_bundle: Option<PathBuf>,
-        /// Password of the URI's user.
-        #[serde(serialize_with = "crate::secret::expose")]
-        password: SecretString,
-        /// Directory of the VDDK library.
-        libdir: PathBuf,
-        /// Which machine is meant, where its name does not say it.
-        which: Option<Machine>,
-    },
-    /// A vmx file over ssh (`transport_method: ssh`).
-    Ssh {
-        /// `ssh://user@host/path/vm.vmx`, percent-escaped as given.
-        uri: String,
-        /// Which key logs in.
-        key: SshKey,
-    },
-    /// Files of this host (`transport_method: local`).
-    Local(LocalSource),
-}
-
-/// A machine of a vSphere, told by something else than its name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Machine {
-    /// Its managed object id, e.g. `vm-62` (`vmware_moref`).
-    Moref(String),
-    /// `/datacenter/vm/folder/name` (`vmware_inventory_path`).
-    Path(String),
-}
-
-/// The key that logs in to an ESXi host.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum SshKey {
-    /// The caller's own keys, `~/.ssh`.
-    Default,
-    /// A file that is already there (`ssh_key_file`).
-    File(PathBuf),
-    /// PEM text from the document (`ssh_key`).
-    Text(#[serde(serialize_with = "crate::secret::expose")] SecretString),
-}
-
-/// A guest made of local files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum LocalSource {
-    /// One disk image, `-i disk`.
-    Disk(PathBuf),
-    /// A libvirt domain, `-i libvirtxml`.
-    LibvirtXml(PathBuf),
-    /// A vmx file, `-i vmx`.
-    Vmx(PathBuf),
-    /// An OVA, `-i ova`.
-    Ova(PathBuf),
-    /// Images in order; the worker writes the libvirt XML.
-    Disks(Vec<PathBuf>),
+fn add_key(key: &SshKey, secrets: &mut Vec<SecretString>) {
+    if let SshKey::Text(text) = key {
+        problems::add_ssh_key(text, secrets);
+    }
 }
 
 /// Where the guest goes.

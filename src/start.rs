@@ -26,7 +26,7 @@ use crate::state::State;
 use crate::supervise::{self, Ended, Supervisor};
 use crate::two_phase::kept_document;
 use crate::warm::triggers::Triggers;
-use crate::{preflight, process, state_file, sweep, throttle};
+use crate::{export_only, preflight, process, state_file, sweep, throttle};
 
 pub(crate) mod judged;
 
@@ -37,11 +37,18 @@ const LAST_MOMENT: Duration = Duration::from_secs(15);
 
 /// The whole of `virt-v2v-wrapper` without arguments. Gives the exit code.
 pub fn start(stdin: &mut dyn Read, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
-    start_from(|_| read_document(stdin), stdout, stderr)
+    daemon::close_inherited();
+    let document = read_document(stdin);
+    // v2.4 looks for this before anything else (contract.md 1.1).
+    if let Some(exports) = document.as_ref().ok().and_then(|document| export_only::asked(document)) {
+        return export_only::run(&exports, stderr);
+    }
+    start_from(|_| document, stdout, stderr)
 }
 
 /// `virt-v2v-wrapper resume <tag>`: the same with the document that the job kept, completed by what is on stdin.
 pub fn resume(tag: &str, stdin: Option<&mut dyn Read>, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+    daemon::close_inherited();
     let document = |directories: &Directories| {
         if !job::is_tag(tag) {
             return Err(Refused(vec![format!("{tag} is no tag of a job, like 20260131T235959-4711")]));
@@ -60,7 +67,6 @@ fn start_from(
     stdout: &mut dyn Write,
     stderr: &mut dyn Write,
 ) -> u8 {
-    daemon::close_inherited();
     match begin(document) {
         Ok(begun) => begun.launch(stdout, stderr),
         Err(Refused(problems)) => {
@@ -231,6 +237,8 @@ fn record_refusal(files: &JobFiles, problems: &[String]) {
 
 fn first_state(plan: &Plan) -> State {
     let paths = match &plan.source {
+        // Ids of volumes; clients know the devices (contract.md 3.5).
+        Source::Openstack { .. } => Vec::new(),
         _ if plan.source_disks_given => plan.source_disks.clone(),
         Source::Local(LocalSource::Disk(path)) => vec![text(path)],
         Source::Local(LocalSource::Disks(paths)) => paths.iter().map(|path| text(path)).collect(),

@@ -1,18 +1,20 @@
 //! Whom a server's certificate is believed: a pinned fingerprint, the site's authorities, or anybody.
 //!
 //! Self-signed certificates of appliances are often authority and leaf in one, which webpki refuses even as a root of
-//! their own: the pin is the real answer (crates.md 3.12). It is compared at every handshake, so a certificate that
+//! their own: the pin is the real answer (crates.md 3.12), and one that stands in the bundle itself is believed, too, as
+//! OpenSSL does. A pin is compared at every handshake, so a certificate that
 //! changes in the middle of a job is refused too (peers.md 6.3, row 28). Used by vSphere's client and [`crate::http`].
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::digest;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 /// Bundles of the distributions, for a site that names none.
@@ -177,7 +179,10 @@ pub fn config(trust: &Trust, seen: Arc<Seen>) -> Result<ClientConfig, TlsError> 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let rule = match trust {
         Trust::Pinned(fingerprint) => Rule::Pinned(*fingerprint),
-        Trust::Authorities(bundle) => Rule::Authorities(authorities(bundle, provider.clone())?),
+        Trust::Authorities(bundle) => {
+            let (verifier, listed) = authorities(bundle, provider.clone())?;
+            Rule::Authorities(verifier, listed)
+        }
         Trust::Anybody => Rule::Anybody,
     };
     let verifier = Arc::new(Verifier { rule, provider: provider.clone(), seen });
@@ -191,26 +196,36 @@ pub fn config(trust: &Trust, seen: Arc<Seen>) -> Result<ClientConfig, TlsError> 
     Ok(config)
 }
 
-fn authorities(bundle: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+/// The verifier of a bundle, and the certificates in it.
+fn authorities(
+    bundle: &Path,
+    provider: Arc<CryptoProvider>,
+) -> Result<(Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>), TlsError> {
     let error = |reason: String| TlsError::Bundle { path: bundle.to_owned(), reason };
     let mut roots = RootCertStore::empty();
+    let mut listed = Vec::new();
     let certificates = CertificateDer::pem_file_iter(bundle).map_err(|problem| error(problem.to_string()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|problem| error(problem.to_string()))?;
+        listed.push(certificate.clone());
         // Bundles hold old certificates that webpki cannot read; the others count.
         if let Err(problem) = roots.add(certificate) {
             tracing::debug!("an authority in {} is left out: {problem}", bundle.display());
         }
     }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|problem| error(problem.to_string()))
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    Ok((verifier.map_err(|problem| error(problem.to_string()))?, listed))
+}
+
+/// Is this the refusal of a certificate that is good but for being an authority's, too?
+fn is_only_an_authority(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::Other(why)) if format!("{why:?}").contains("CaUsedAsEndEntity"))
 }
 
 #[derive(Debug)]
 enum Rule {
     Pinned(Fingerprint),
-    Authorities(Arc<WebPkiServerVerifier>),
+    Authorities(Arc<WebPkiServerVerifier>, Vec<CertificateDer<'static>>),
     Anybody,
 }
 
@@ -238,8 +253,17 @@ impl ServerCertVerifier for Verifier {
                     return Err(CertificateError::ApplicationVerificationFailure.into());
                 }
             }
-            Rule::Authorities(verifier) => {
-                verifier.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+            Rule::Authorities(verifier, listed) => {
+                match verifier.verify_server_cert(leaf, intermediates, name, ocsp, now) {
+                    // An appliance's own certificate, signed by itself and put into the bundle by hand.
+                    Err(error)
+                        if is_only_an_authority(&error) && listed.iter().any(|known| known == leaf) =>
+                    {
+                        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+                    }
+                    Err(error) => return Err(error),
+                    Ok(_) => {}
+                }
             }
             Rule::Anybody => {}
         }

@@ -134,6 +134,9 @@ async fn make(
         Stage::Converted => earlier.map(|earlier| earlier.entries).unwrap_or_default(),
         Stage::Copying | Stage::Copied => Vec::new(),
     };
+    if !two_phase.convert {
+        return Ok((known, placed, Drivers::default()));
+    }
     let drivers =
         convert(job, &known, &placed, in_place::earlier(&entries).as_ref(), desk, &mut throttling).await?;
     Ok((known, placed, drivers))
@@ -192,11 +195,11 @@ async fn place(
 
 /// The source, opened; where that takes long it can be cancelled.
 async fn open(job: &Job, private: &Path, desk: &mut Desk<'_>) -> Result<Opened, Failure> {
-    let opened = tokio::select! {
-        biased;
-        signal = desk.signals.cancelled() => return Err(Failure::cancelled(signal)),
-        opened = source::open_disks(job, private) => opened.map_err(|error| Failure::broken(&error))?,
-    };
+    let (tell, events) = mpsc::unbounded_channel();
+    let opening =
+        async { source::open_disks(job, private, &tell).await.map_err(|error| Failure::broken(&error)) };
+    let opened = desk.attend_to(None, events, opening).await?;
+    desk.recorder.apply(Event::WaitingFor { what: None });
     let absolute_paths = opened.disks.iter().map(|source| source.absolute_path.clone());
     desk.recorder.apply(found(&opened.guest, absolute_paths.collect()));
     let of_guest = preflight::of_guest(&job.plan, &opened.guest, job.earlier.is_some());

@@ -30,7 +30,7 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 pub async fn try_serve(program: &Path, export: &Export, private: &Path) -> Result<Server, ExportError> {
     let filters = match export.program() {
         Program::Nbdkit => Filters::probe(program, "test").await,
-        Program::QemuNbd => Filters::default(),
+        Program::QemuNbd | Program::Ssh => Filters::default(),
     };
     let files = Files::new(private, export.program(), 1);
     let line = export.command_line(&files, filters, std::env::var_os("LD_LIBRARY_PATH").as_deref());

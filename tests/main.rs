@@ -8,6 +8,8 @@
 mod contract;
 /// The copy engine: every byte of the source on the target, whatever fails between.
 mod copy;
+/// Disks served over NBD until a signal comes (`nbd_export_only`).
+mod export_only;
 /// Sources served as NBD exports by the real nbdkit and qemu-nbd, read back, and stopped.
 mod exports;
 /// A disk for states that is full when the job ends.
@@ -20,6 +22,8 @@ mod nbd;
 mod openstack;
 /// The client of OpenStack against a scripted server: tokens, projects, pages, microversions, names.
 mod openstack_client;
+/// A guest of an OpenStack that goes to another one, with a conversion host beside it.
+mod openstack_source;
 /// Overlays over copied disks with the real qemu-img, killed at any moment.
 mod overlays;
 /// oVirt: jobs against an engine of ours, which fails where it is told to.

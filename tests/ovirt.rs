@@ -6,6 +6,8 @@
 //! ([`faults`]).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+/// Its rules about disks.
+pub mod disks;
 /// Answers, tokens and connections of the engine.
 pub mod engine;
 /// Requests that fail, time out, are refused or are lost, wherever they stand.

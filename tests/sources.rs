@@ -59,7 +59,8 @@ fn local_job(source_path: &Path) -> Job {
 }
 
 async fn open(job: &Job, private: &Path) -> Result<Opened, String> {
-    source::open_disks(job, private).await.map_err(|error| chain(&error))
+    let (tell, _) = tokio::sync::mpsc::unbounded_channel();
+    source::open_disks(job, private, &tell).await.map_err(|error| chain(&error))
 }
 
 /// All that the copy engine would read of a disk.
@@ -67,6 +68,7 @@ async fn read(disk: &SourceDisk, private: &Path) -> Vec<u8> {
     let program = match disk.export.program() {
         Program::Nbdkit => "nbdkit",
         Program::QemuNbd => "qemu-nbd",
+        Program::Ssh => "ssh",
     };
     let files = Files::new(private, disk.export.program(), 1);
     let line = disk.export.command_line(&files, Filters::default(), None);

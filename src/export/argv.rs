@@ -88,6 +88,24 @@ impl Export {
                 line.add("file");
                 line.add(joined("file=", path));
             }
+            Export::Tunnel { host, port, .. } => {
+                host.login().iter().for_each(|word| line.add(word));
+                // A socket of our own directory, not a port that every user of this host could read the disk from.
+                for option in
+                    ["ExitOnForwardFailure=yes", "StreamLocalBindUnlink=yes", "StreamLocalBindMask=0177"]
+                {
+                    line.option("-o", option);
+                }
+                line.add("-N");
+                let mut forward = files.socket.clone().into_os_string();
+                forward.push(format!(":127.0.0.1:{port}"));
+                line.option("-L", forward);
+                line.add("--");
+                line.add(&host.host);
+                line.env("SSH_AUTH_SOCK", &host.agent);
+                line.env("LC_ALL", "C.UTF-8");
+                line.env_without.push("SSH_ASKPASS");
+            }
             Export::Image { path, format, window } => {
                 qemu_nbd(image_options(path, *format, *window), files, &mut line);
             }

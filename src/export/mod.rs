@@ -13,6 +13,7 @@ use secrecy::SecretString;
 
 use crate::plan::TwoPhasePrograms;
 use crate::source::local::ImageFormat;
+use crate::source::ssh::client::Host;
 
 pub mod argv;
 pub mod filters;
@@ -67,6 +68,15 @@ pub enum Export {
         /// The file or device.
         path: PathBuf,
     },
+    /// A disk that another host serves over NBD on its own loopback, by a tunnel of ssh.
+    Tunnel {
+        /// The host.
+        host: Host,
+        /// The port there.
+        port: u16,
+        /// The disk as its owner knows it.
+        disk: String,
+    },
     /// An image of this host that has a format, by qemu-nbd. Backing files and the extents of a split vmdk are
     /// opened as the image names them.
     ///
@@ -119,6 +129,8 @@ pub enum Program {
     Nbdkit,
     /// qemu-nbd.
     QemuNbd,
+    /// The openssh client.
+    Ssh,
 }
 
 /// Where a server puts what it makes.
@@ -138,6 +150,7 @@ impl Files {
         let name = match program {
             Program::Nbdkit => "nbdkit",
             Program::QemuNbd => "qemu-nbd",
+            Program::Ssh => "ssh",
         };
         let file = |end| private.join(format!("{name}-{key}.{end}"));
         Self { socket: file("sock"), pid: file("pid"), log: file("log") }
@@ -155,6 +168,7 @@ impl Program {
         match self {
             Program::Nbdkit => &programs.nbdkit,
             Program::QemuNbd => &programs.qemu_nbd,
+            Program::Ssh => Path::new("ssh"),
         }
     }
 }
@@ -165,6 +179,7 @@ impl Export {
         match self {
             Export::Vddk { .. } | Export::Ssh { .. } | Export::File { .. } => Program::Nbdkit,
             Export::Image { .. } => Program::QemuNbd,
+            Export::Tunnel { .. } => Program::Ssh,
         }
     }
 
@@ -172,6 +187,7 @@ impl Export {
     pub fn disk(&self) -> String {
         match self {
             Export::Vddk { file, .. } => file.clone(),
+            Export::Tunnel { disk, .. } => disk.clone(),
             Export::Ssh { path, .. } => path.clone(),
             Export::File { path } | Export::Image { path, .. } => path.display().to_string(),
         }

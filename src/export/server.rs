@@ -305,7 +305,7 @@ fn log_end(path: &Path, start: u64) -> std::io::Result<String> {
 
 /// The last error among the lines of a server. nbdkit: `nbdkit: file[1]: error: words`; qemu-nbd and the loader:
 /// `qemu-nbd: words`.
-fn last_error(log: &str, program: &str) -> Option<String> {
+pub(crate) fn last_error(log: &str, program: &str) -> Option<String> {
     let lines = || log.split(['\n', '\r']).rev().map(str::trim).filter(|line| !line.is_empty());
     let marked = lines().find_map(|line| line.split_once(": error: ").map(|(_, words)| words));
     let told = || lines().filter(|line| !line.contains(": debug: "));

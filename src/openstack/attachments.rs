@@ -17,12 +17,26 @@ fn path(server: &str) -> String {
 impl Cloud {
     /// Attaches a volume and waits until it is. One that is attached there already stays.
     pub async fn attach(&self, server: &str, volume: &str, patience: Duration) -> Result<(), CloudError> {
+        self.attach_as(server, volume, None, patience).await
+    }
+
+    /// The same under a device's name, which some hypervisors heed.
+    pub async fn attach_as(
+        &self,
+        server: &str,
+        volume: &str,
+        device: Option<&str>,
+        patience: Duration,
+    ) -> Result<(), CloudError> {
         let there = |volume: &super::volumes::Volume| {
             volume.status == "in-use"
                 && volume.attachments.iter().any(|attachment| attachment.server == server)
         };
         if !there(&self.volume(volume).await?) {
-            let body = json!({ "volumeAttachment": { "volumeId": volume } });
+            let mut body = json!({ "volumeAttachment": { "volumeId": volume } });
+            if let Some(device) = device {
+                body["volumeAttachment"]["device"] = json!(device);
+            }
             match self.post(Service::Compute, &path(server), &body).await {
                 Ok(_) => {}
                 // It may be under way.

@@ -56,6 +56,9 @@ impl Server {
         let networks = value.get("addresses").and_then(Value::as_object);
         let addresses =
             networks.into_iter().flatten().flat_map(|(_, list)| list.as_array().into_iter().flatten());
+        // Those that can be reached from outside come first.
+        let mut addresses: Vec<&Value> = addresses.collect();
+        addresses.sort_by_key(|address| text(address, "OS-EXT-IPS:type").as_deref() != Some("floating"));
         let volumes = array(value, "os-extended-volumes:volumes_attached");
         Some(Self {
             id: text(value, "id")?,
@@ -68,7 +71,7 @@ impl Server {
             image: inner("image", "id"),
             flavor: inner("flavor", "id"),
             access_ipv4: text(value, "accessIPv4"),
-            addresses: addresses.filter_map(|address| text(address, "addr")).collect(),
+            addresses: addresses.into_iter().filter_map(|address| text(address, "addr")).collect(),
             project: text(value, "tenant_id").or_else(|| text(value, "project_id")),
             root_device: text(value, "OS-EXT-SRV-ATTR:root_device_name"),
         })

@@ -15,7 +15,7 @@ pub(super) fn stage(name: &str, does: impl IntoIterator<Item = String>) -> Stage
 /// All of them in their order.
 pub(super) fn stages(job: &Job, reached: Option<Reached>, seen: &Seen) -> Vec<Stage> {
     let Some(two_phase) = &job.plan.two_phase else { return vec![one_phase(job)] };
-    let mut stages: Vec<Stage> = place(job).into_iter().collect();
+    let mut stages: Vec<Stage> = serve_volumes(job).into_iter().chain(place(job)).collect();
     match (reached, &two_phase.warm) {
         (Some(Reached::Copied | Reached::Converted), _) => {}
         (_, Some(terms)) => stages.extend(warm::stages(job, two_phase, terms, seen, reached)),
@@ -24,6 +24,10 @@ pub(super) fn stages(job: &Job, reached: Option<Reached>, seen: &Seen) -> Vec<St
             stages.push(copy(job, two_phase, seen, reached));
             stages.push(verify(two_phase));
         }
+    }
+    if !two_phase.convert {
+        stages.push(stage("publish", publish(job)));
+        return stages;
     }
     if reached != Some(Reached::Converted) {
         let does = "a qcow2 overlay is made over each copy, and virt-v2v-in-place converts the guest on the overlays: the copies \
@@ -48,7 +52,7 @@ fn one_phase(job: &Job) -> Stage {
         Source::Local(LocalSource::Disks(_)) => {
             does.push("the images are described to virt-v2v by a libvirt XML".to_owned());
         }
-        Source::Vddk { .. } | Source::Local(_) => {}
+        Source::Vddk { .. } | Source::Openstack { .. } | Source::Local(_) => {}
     }
     does.push("virt-v2v reads the source, converts the guest, and writes it to the destination".to_owned());
     let mut stage = stage("virt-v2v", does);
@@ -57,7 +61,7 @@ fn one_phase(job: &Job) -> Stage {
 }
 
 fn agent(job: &Job) -> Option<String> {
-    let is_ssh = matches!(job.plan.source, Source::Ssh { .. });
+    let is_ssh = matches!(job.plan.source, Source::Ssh { .. } | Source::Openstack { .. });
     is_ssh.then(|| "an ssh-agent of the job's own holds the key".to_owned())
 }
 
@@ -78,6 +82,23 @@ fn publish(job: &Job) -> Option<String> {
         )),
         Destination::ExportDomain { .. } | Destination::Kubevirt { .. } => None,
     }
+}
+
+/// A guest of an OpenStack: how its volumes come to be read, and go back.
+fn serve_volumes(job: &Job) -> Option<Stage> {
+    let Source::Openstack { vm_id, converter_id, image, .. } = &job.plan.source else { return None };
+    Some(stage(
+        "serve",
+        [
+            format!(
+                "the boot disk of server {vm_id} is copied inside its cloud, by a snapshot; its other volumes are detached from it"
+            ),
+            format!("all of them are attached to the source conversion host, server {converter_id}"),
+            format!("a container of {image} serves them there, and is read through tunnels of ssh"),
+            "at the end, whatever that is, the container is stopped, the volumes go back, copy and snapshot are removed"
+                .to_owned(),
+        ],
+    ))
 }
 
 /// Where the destination is a cloud: what is made there before the first byte is copied.

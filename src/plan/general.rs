@@ -12,25 +12,34 @@ use crate::site::{self, Layout, Site};
 use crate::throttle::{Asked, Limits};
 
 /// `warm`, `two_phase` and the keys that go with them (contract.md 1.2).
+///
+/// `moves`: the guest only changes its OpenStack, which is always such a conversion, but for the conversion.
 pub(super) fn phases(
     document: &mut Document,
+    moves: bool,
     host: Option<Host>,
     site: &Site,
     around: &Surroundings,
     findings: &mut Findings,
 ) -> Option<TwoPhase> {
     let is_warm = document.warm == Some(true);
+    if is_warm && moves {
+        findings.ours("warm: a guest of an OpenStack is copied when it is shut down: remove warm".to_owned());
+        return None;
+    }
     let keys = warm::keys(document, findings);
     if is_warm && document.two_phase == Some(false) {
         findings.contract("Cannot disable two-phase conversion when warm conversion is requested");
         return None;
     }
     let key = match (is_warm, document.two_phase) {
+        _ if moves => "osp_source_environment",
         (true, _) => "warm",
         (false, Some(true)) => "two_phase",
         (false, _) => return None,
     };
     match (site.two_phase, host) {
+        _ if moves => {}
         (site::TwoPhase::Ignore, _) => {
             findings.warn(format!("{key} is ignored, as the site configuration says: one-phase conversion"));
             return None;
@@ -72,6 +81,7 @@ pub(super) fn phases(
         findings.ours("resume must be the tag of an earlier job, like 20260131T235959-4711".to_owned());
     }
     Some(TwoPhase {
+        convert: !moves,
         verify,
         resume,
         programs: around.two_phase_programs.clone(),
@@ -150,9 +160,6 @@ pub(super) fn no_effect(
         if given {
             findings.warn(text.to_owned());
         }
-    }
-    if document.osp_source_environment.is_some() {
-        findings.ours("osp_source_environment: this version does not migrate from OpenStack yet".to_owned());
     }
 }
 

@@ -146,6 +146,11 @@ impl Findings {
     }
 }
 
+/// The secrets of an environment.
+pub fn secrets_of(environment: &[(String, SecretString)]) -> impl Iterator<Item = SecretString> {
+    environment.iter().filter(|(key, _)| names_a_secret(key)).map(|(_, value)| value.clone())
+}
+
 /// Is the value of this `osp_environment` key a secret? User names and URLs are not.
 pub fn names_a_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();

@@ -145,13 +145,17 @@ fn ssh(document: &mut Document, names: &Names, findings: &mut Findings) -> Optio
     if !uri.is_empty() && !uri.starts_with("ssh://") {
         findings.ours("vmware_uri must begin with ssh:// for transport_method ssh".to_owned());
     }
+    Some(Source::Ssh { uri, key: ssh_key(document, findings) })
+}
+
+/// `ssh_key` and `ssh_key_file`.
+pub(super) fn ssh_key(document: &mut Document, findings: &mut Findings) -> SshKey {
     let file = findings.absolute("ssh_key_file", document.ssh_key_file.take());
-    let key = match (document.ssh_key.take(), file) {
+    match (document.ssh_key.take(), file) {
         (Some(text), _) if !text.expose_secret().trim().is_empty() => SshKey::Text(text),
         (_, Some(file)) => SshKey::File(file),
         (_, None) => SshKey::Default,
-    };
-    Some(Source::Ssh { uri, key })
+    }
 }
 
 fn local(document: &mut Document, findings: &mut Findings) -> Option<LocalSource> {

@@ -57,6 +57,7 @@ fn refused(kind: &str, more: Value, expected: &[&str]) {
     assert_eq!(with(kind, more.clone()).err().unwrap_or_default(), expected, "{kind} {more}");
 }
 
+mod openstack_source;
 mod secrets;
 mod texts;
 mod warm;

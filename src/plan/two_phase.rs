@@ -9,6 +9,8 @@ use super::{Shutdown, Warm};
 /// What a two-phase conversion is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TwoPhase {
+    /// virt-v2v-in-place converts the copies. Not from OpenStack to OpenStack: that guest has what it needs already.
+    pub convert: bool,
     /// Copies are read back and compared.
     pub verify: bool,
     /// Tag of the interrupted job whose copies are taken over.

@@ -10,8 +10,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use self::image::{Asker, Chain};
 use self::ssh::client::Host;
+use crate::event::Event;
 use crate::export::{Export, Login};
 use crate::guest::Guest;
 use crate::job::Job;
@@ -22,6 +25,7 @@ use crate::things::Thing;
 pub mod files;
 pub mod image;
 pub mod local;
+pub mod openstack;
 pub mod ova;
 pub mod slots;
 pub mod ssh;
@@ -56,6 +60,9 @@ pub enum SourceError {
     /// A guest of vSphere, for the copy engine.
     #[error(transparent)]
     Vsphere(#[from] vsphere::VsphereError),
+    /// A guest of an OpenStack.
+    #[error(transparent)]
+    Openstack(#[from] openstack::OpenstackSourceError),
 }
 
 /// A source made ready for virt-v2v.
@@ -106,13 +113,18 @@ pub async fn open(job: &Job, private: &Path) -> Result<Session, SourceError> {
             write_libvirt_xml(&job.plan.vm_name, images, &libvirt_xml(private))?;
             Ok(Session::default())
         }
-        plan::Source::Local(_) => Ok(Session::default()),
+        // virt-v2v does not read it.
+        plan::Source::Openstack { .. } | plan::Source::Local(_) => Ok(Session::default()),
     }
 }
 
 /// Looks at the guest and makes its disks ready to be served. `private` is the job's private directory. What it starts
-/// (an agent) lives until the job ends.
-pub async fn open_disks(job: &Job, private: &Path) -> Result<Opened, SourceError> {
+/// (an agent) lives until the job ends; what it changes at a cloud is in the journal before, for [`undo`].
+pub async fn open_disks(
+    job: &Job,
+    private: &Path,
+    tell: &UnboundedSender<Event>,
+) -> Result<Opened, SourceError> {
     let (plan, tag) = (&job.plan, &job.files.tag);
     match &plan.source {
         plan::Source::Vddk { .. } => Ok(vsphere::open(job).await?),
@@ -120,6 +132,7 @@ pub async fn open_disks(job: &Job, private: &Path) -> Result<Opened, SourceError
             let (host, vmx) = Host::of(uri, ssh::start_agent(tag, key, private).await?)?;
             Ok(ssh::guest::open(&host, &vmx, &plan.vm_name, tag).await?)
         }
+        plan::Source::Openstack { .. } => Ok(openstack::open(job, private, tell).await?),
         plan::Source::Local(source) => Ok(files::open(source, &plan.vm_name, asker(job)).await?),
     }
 }
@@ -143,11 +156,14 @@ pub async fn marks(job: &Job, opened: &Opened) -> Result<Vec<Option<String>>, So
             }
             Export::Ssh { host, port, user, path, login: Login::Agent(agent), known_hosts } => {
                 let (host, user, agent) = (host.clone(), user.clone(), agent.clone());
-                let host = Host { host, port: *port, user, agent, known_hosts: known_hosts.clone() };
+                let host =
+                    Host { host, port: *port, user, agent, known_hosts: known_hosts.clone(), any_key: false };
                 Some(ssh::guest::mark(&host, &job.files.tag, path).await?)
             }
             // Nobody to ask: as it was.
-            Export::Ssh { login: Login::Password(_), .. } | Export::Vddk { .. } => disk.mark.clone(),
+            Export::Ssh { login: Login::Password(_), .. } | Export::Vddk { .. } | Export::Tunnel { .. } => {
+                disk.mark.clone()
+            }
         });
     }
     Ok(marks)
@@ -177,8 +193,11 @@ fn write_libvirt_xml(name: &str, images: &[PathBuf], xml: &Path) -> Result<(), S
 /// Puts back, in their order, what a job that is over has changed at a source with an API of its own; each that is as it was
 /// is recorded as such. Gives a sentence for each that is not. What a job changed on a machine of vSphere is
 /// [`vsphere::restore`]'s.
-pub async fn undo(_plan: &plan::Plan, _things: &[Thing], _records: &mut Records) -> Vec<String> {
-    Vec::new()
+pub async fn undo(plan: &plan::Plan, things: &[Thing], records: &mut Records) -> Vec<String> {
+    match &plan.source {
+        plan::Source::Openstack { .. } => openstack::undo(plan, things, records).await,
+        plan::Source::Vddk { .. } | plan::Source::Ssh { .. } | plan::Source::Local(_) => Vec::new(),
+    }
 }
 
 /// Where the libvirt XML of local images is written.

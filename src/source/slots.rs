@@ -39,7 +39,7 @@ pub fn host(export: &Export) -> Option<&str> {
     match export {
         Export::Vddk { server, .. } => Some(server),
         Export::Ssh { host, .. } => Some(host),
-        Export::File { .. } | Export::Image { .. } => None,
+        Export::File { .. } | Export::Image { .. } | Export::Tunnel { .. } => None,
     }
 }
 

@@ -74,6 +74,10 @@ impl Judged {
     /// The programs that this job needs are there, and what virt-v2v can do.
     pub(crate) fn capabilities(&self) -> Result<Capabilities, Refused> {
         let Programs { virt_v2v, nbdkit, qemu_nbd, qemu_img, in_place } = &self.programs;
+        if self.plan.two_phase.as_ref().is_some_and(|two_phase| !two_phase.convert) {
+            // Volumes are copied to volumes, and nothing is converted.
+            return Ok(Capabilities::default());
+        }
         if let Err(error) = virt_v2v {
             return Err(Refused::because(error));
         }

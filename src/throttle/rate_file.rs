@@ -41,7 +41,8 @@ pub enum NoRateFile {
 /// Where the file of a job is, below its private directory, or why it has none. Pure.
 pub fn path(plan: &Plan, capabilities: &Capabilities, private: &Path) -> Result<PathBuf, NoRateFile> {
     match &plan.source {
-        Source::Local(_) => Err(NoRateFile::LocalSource),
+        // virt-v2v does not even run from OpenStack to OpenStack.
+        Source::Local(_) | Source::Openstack { .. } => Err(NoRateFile::LocalSource),
         Source::Vddk { .. } | Source::Ssh { .. } if !capabilities.has("bandwidth-option") => {
             Err(NoRateFile::Capability)
         }

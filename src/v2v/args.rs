@@ -183,6 +183,8 @@ fn source(plan: &Plan, capabilities: &Capabilities, paths: Paths<'_>, line: &mut
             line.option("-i", "vmx");
             line.option("-it", "ssh");
         }
+        // Nothing is converted there, so virt-v2v does not run.
+        Source::Openstack { .. } => {}
         Source::Local(source) => {
             let (mode, path) = match source {
                 LocalSource::Disk(path) => ("disk", path.as_path()),

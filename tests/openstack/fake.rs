@@ -1,7 +1,7 @@
 //! An OpenStack in memory: keystone, cinder, nova and neutron as far as a destination asks them, on one port, with faults.
 //!
 //! It keeps what it is told and refuses what the real services refuse, with their statuses and shapes (`honest.rs` compares
-//! them). Not in it: images, policies, what nobody asks for. A [`Fault`] meets one request: it is answered wrongly, cut before
+//! them). Not in it: images of which no server was, policies, what nobody asks for. A [`Fault`] meets one request: it is answered wrongly, cut before
 //! or after the work, or never answered.
 
 use std::io::Write;
@@ -19,8 +19,12 @@ use super::http::{self, Answer, Request};
 mod compute;
 /// Keystone.
 mod identity;
+/// Glance.
+mod image;
 /// Neutron.
 mod network;
+/// Cinder's snapshots.
+mod snapshot;
 /// What there is.
 pub mod state;
 /// Cinder.
@@ -294,6 +298,7 @@ fn answer(world: &mut World, request: &Request) -> Answer {
             volume::answer(world, &token, request, method, rest)
         }
         ["compute", "v2.1", rest @ ..] => compute::answer(world, &token, request, method, rest),
+        ["image", "v2", rest @ ..] => image::answer(world, &token, request, method, rest),
         ["network", "v2.0", rest @ ..] => network::answer(world, &token, request, method, rest),
         _ => refuse(404, "no such path"),
     }

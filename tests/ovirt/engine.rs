@@ -278,8 +278,8 @@ impl Surface {
                 let form: Vec<(String, String)> = pairs(&request.body);
                 let value =
                     |key: &str| form.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-                let known =
-                    value("username") == Some("admin@internal") && value("password") == Some(world.password.as_str());
+                let known = value("username") == Some("admin@internal")
+                    && value("password") == Some(world.password.as_str());
                 if !known
                     || value("grant_type") != Some("password")
                     || value("scope") != Some("ovirt-app-api")

@@ -81,7 +81,8 @@ fn the_guest_is_there_with_its_bytes_and_its_hardware() {
 /// Both disks are asked for before either is unlocked, and each is waited for.
 #[test]
 fn a_locked_disk_is_waited_for_and_one_that_stays_locked_ends_the_job() {
-    let Some(lab) = Lab::new("job") else { return };
+    let Some(mut lab) = Lab::new("job") else { return };
+    lab.site.set(json!({"patience_percent": 1}));
     lab.engine.world().lock = None;
     let last = lab.run(&json!({}));
     assert_eq!(message(&last), "Timed out waiting for disks to become unlocked");
@@ -112,7 +113,8 @@ fn a_disk_that_is_broken_ends_the_job_at_once() {
 /// A device that does not appear: the program runs elsewhere than it was told.
 #[test]
 fn a_device_that_does_not_appear_is_waited_for_and_then_told() {
-    let Some(lab) = Lab::new("job") else { return };
+    let Some(mut lab) = Lab::new("job") else { return };
+    lab.site.set(json!({"patience_percent": 1}));
     let other = lab.engine.world().machine("another", "up");
     let last = lab.run(&json!({"conversion_host_uuid": other}));
     let text = message(&last);

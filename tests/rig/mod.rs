@@ -3,6 +3,7 @@
 //! * [`sandbox`] is one job's private surroundings: directories, site configuration, fake virt-v2v
 //! * [`job`] is one run of the program: its streams, its state file as it changes, its processes
 //! * [`processes`] finds in `/proc` what belongs to a job
+//! * [`root`] is a root directory of its own for one program
 //! * [`matching`] compares JSON with what is expected of it, and says where they differ
 //! * [`always`] holds the rules that no job may break, whatever it is asked to do
 
@@ -10,6 +11,7 @@ pub mod always;
 pub mod job;
 pub mod matching;
 pub mod processes;
+pub mod root;
 pub mod sandbox;
 
 use std::fs;

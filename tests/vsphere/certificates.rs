@@ -14,7 +14,12 @@ pub struct Certificate {
 
 /// For `127.0.0.1`, signed by itself.
 pub fn self_signed(directory: &Path, name: &str) -> Certificate {
-    make(directory, name, "127.0.0.1", &[])
+    self_signed_for(directory, name, "127.0.0.1")
+}
+
+/// For `host`, signed by itself.
+pub fn self_signed_for(directory: &Path, name: &str, host: &str) -> Certificate {
+    make(directory, name, host, &[])
 }
 
 /// For `host`, signed by `authority`.

@@ -12,7 +12,7 @@ use virt_v2v_wrapper::source::vsphere::error::ClientError;
 use virt_v2v_wrapper::source::vsphere::inventory;
 use virt_v2v_wrapper::tls::Trust;
 
-use super::certificates::{self_signed, signed_by};
+use super::certificates::{self_signed, self_signed_for, signed_by};
 use super::lab::{NAME, PATIENCE, address, login, site, usual};
 use super::server::{PASSWORD, Reply, Server};
 
@@ -77,6 +77,30 @@ async fn authorities_decide_where_nothing_is_pinned() {
     }
     // no_verify=1 without a fingerprint.
     login(&own, Trust::new(None, true, None).unwrap()).await.unwrap().close().await;
+}
+
+/// Appliances come with a certificate that is authority and leaf in one; who puts it into the bundle means it, but only for
+/// the host that it names.
+#[tokio::test]
+async fn a_certificate_of_the_bundle_itself_is_believed() {
+    let Some(site) = site() else { return };
+    let directory = site.directory.path();
+    let (other, elsewhere) =
+        (self_signed(directory, "other"), self_signed_for(directory, "away", "127.0.0.2"));
+    let bundle = directory.join("bundle.pem");
+    let pems = [&other, &elsewhere, &site.certificate].map(|certificate| certificate.pem().0);
+    std::fs::write(&bundle, pems.concat()).unwrap();
+    let listed = || Trust::new(None, false, Some(&bundle)).unwrap();
+    login(&site.serve(usual), listed()).await.unwrap().close().await;
+    for (certificate, trust, part) in [
+        (&elsewhere, listed(), "127.0.0.1"),
+        (&other, Trust::new(None, false, Some(&site.certificate.file)).unwrap(), "invalid peer certificate"),
+    ] {
+        let server = Server::start(certificate, usual);
+        let error = login(&server, trust).await.unwrap_err().to_string();
+        assert!(error.contains("is not trusted") && error.contains(part), "{error}");
+        assert_eq!(server.methods(), Vec::<String>::new());
+    }
 }
 
 /// A document without a fingerprint: the site's bundle decides, and VDDK gets the SHA-1 of what was seen.

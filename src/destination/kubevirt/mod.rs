@@ -195,7 +195,8 @@ fn annotation(name: &str, value: &str) -> Map<String, Value> {
 /// The mean of the disks' percentages, as a text: annotations have no other type.
 fn progress(state: &State) -> String {
     let disks = state.disks.iter().map(|disk| disk.progress);
-    let mean = disks.sum::<f64>() / state.disks.len().max(1) as f64;
+    // The sum of nothing is -0.
+    let mean = (disks.sum::<f64>() + 0.0) / state.disks.len().max(1) as f64;
     format!("{}", (mean * 100.0).round() / 100.0)
 }
 

@@ -12,10 +12,12 @@ use super::super::{DestinationError, Work};
 use super::marks::{Marks, volume_of};
 use super::{Asked, OpenstackError, Session, finish, room};
 use crate::domain::Placed;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
+use crate::openstack::resolve::Resource;
 use crate::openstack::volumes::{NewVolume, Volume};
 use crate::openstack::{Cloud, CloudError};
-use crate::plan::DiskFormat;
+use crate::plan::{DiskFormat, Source};
+use crate::source::openstack::lock::{self, VolumeLock};
 use crate::things::{Kind, Side, Thing};
 
 /// Contract.md 6.2.
@@ -49,10 +51,27 @@ pub(super) async fn place(
         let known = disk(&things, index + 1);
         volumes.push(match known.and_then(|thing| thing.id.as_deref()) {
             Some(id) => recall(session, index + 1, id, *bytes, work).await?,
-            None => create(session, index + 1, *bytes, known, work).await?,
+            None => create(session, index + 1, &guest.disks[index], *bytes, known, work).await?,
         });
     }
     available(session, &volumes, work).await?;
+    for (volume, disk) in volumes.iter().zip(&guest.disks) {
+        if disk.volume.as_ref().is_some_and(|before| before.bootable)
+            && let Err(error) = session.projects.here.set_bootable(volume, true).await
+        {
+            tracing::warn!("volume {volume} could not be made bootable: {}", crate::log::chain(&error));
+        }
+    }
+    // Other programs find a new device by comparing the lists of before and after (contract.md 7).
+    let tools = &work.job.plan.tools;
+    let _lock = match work.job.plan.source {
+        Source::Openstack { .. } => {
+            work.waits_for(Some("other migrations, to attach their volumes to this host"));
+            let lock = VolumeLock::take(lock::DESTINATION.as_ref(), |usual| tools.patience(usual)).await;
+            Some(lock.map_err(OpenstackError::Lock)?)
+        }
+        _ => None,
+    };
     let mut placed = Vec::new();
     for (volume, bytes) in volumes.iter().zip(&sizes) {
         let path = plug(session, volume, *bytes, work).await?;
@@ -68,24 +87,47 @@ fn disk(things: &[Thing], number: usize) -> Option<&Thing> {
     things.iter().find(|thing| thing.kind == Kind::Disk && thing.of == number)
 }
 
+/// What a volume is beside its size: what the disk was where it was a volume, else what this job makes of it.
+async fn traits(session: &Session, number: usize, disk: &guest::Disk, work: &Work<'_>) -> guest::Volume {
+    let name = &work.job.plan.vm_name;
+    let Some(before) = disk.volume.clone() else {
+        let description = Some(format!("{name} disk {number}, copied by virt-v2v-wrapper"));
+        let name = format!("{name}_Disk{number}");
+        return guest::Volume { name, description, kind: session.kind.clone(), ..guest::Volume::default() };
+    };
+    let kind = match (&session.kind, before.kind) {
+        (Some(asked), _) => Some(asked.clone()),
+        (None, Some(kind)) => match session.projects.here.resolve(Resource::VolumeType, &kind).await {
+            Ok(found) => Some(found.id().to_owned()),
+            Err(error) => {
+                tracing::warn!(
+                    "{}: its volume gets the default type, not {kind}: {}",
+                    disk.path,
+                    crate::log::chain(&error)
+                );
+                None
+            }
+        },
+        (None, None) => None,
+    };
+    guest::Volume { kind, ..before }
+}
+
 async fn create(
     session: &Session,
     number: usize,
+    disk: &guest::Disk,
     bytes: u64,
     known: Option<&Thing>,
     work: &mut Work<'_>,
 ) -> Result<String, DestinationError> {
-    let plan = &work.job.plan;
+    let guest::Volume { name, description, kind, .. } = traits(session, number, disk, work).await;
     let mark = known.map_or_else(|| Marks::of(work).disk(number), |thing| thing.mark.clone());
-    let name = format!("{}_Disk{number}", plan.vm_name);
     let new = NewVolume {
         name: name.chars().take(LONGEST_NAME).collect(),
-        description: format!("{} disk {number}, copied by virt-v2v-wrapper", plan.vm_name)
-            .chars()
-            .take(LONGEST_NAME)
-            .collect(),
+        description: description.unwrap_or_default().chars().take(LONGEST_NAME).collect(),
         size: room::gib(bytes),
-        kind: session.kind.clone(),
+        kind,
         metadata: vec![("virt_v2v_wrapper_disk".to_owned(), number.to_string())],
         ..NewVolume::default()
     };
@@ -167,7 +209,7 @@ async fn plug(
     here.attach(server, volume, patience).await.map_err(|source| OpenstackError::Attach {
         volume: volume.to_owned(),
         server: server.to_owned(),
-        source,
+        source: Box::new(source),
     })?;
     work.records.made(&mark, volume)?;
     work.waits_for(Some(&format!("the device of volume {volume}")));
@@ -190,7 +232,7 @@ async fn unplug(
     cloud.detach(server, volume, patience).await.map_err(|source| OpenstackError::Detach {
         volume: volume.to_owned(),
         server: server.clone(),
-        source,
+        source: Box::new(source),
     })?;
     Ok(work.records.gone(&thing.mark)?)
 }

@@ -21,6 +21,7 @@ use crate::http::Patience;
 use crate::journal::Entry;
 use crate::openstack::{Access, Cloud, CloudError};
 use crate::plan::{self, Plan};
+use crate::source::openstack::lock::LockError;
 use crate::state::State;
 
 mod address;
@@ -48,7 +49,7 @@ pub enum OpenstackError {
         /// E.g. `osp_flavor_id`.
         key: &'static str,
         /// Why.
-        source: CloudError,
+        source: Box<CloudError>,
     },
     /// The name of the new server.
     #[error("VM with the name \"{name}\" already exists on the destination")]
@@ -56,6 +57,15 @@ pub enum OpenstackError {
         /// The name.
         name: String,
     },
+    /// `osp_server_id` of a guest that comes from an OpenStack (contract.md 7).
+    #[error("Cannot find destination instance {id}: no server of the destination has the id osp_server_id")]
+    NoInstance {
+        /// What was asked for.
+        id: String,
+    },
+    /// Others attach their volumes.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A quota.
     #[error(
         "Create VM failed: project {project} has a quota of {most} {what}, {used} are used, and {more} more are needed: \
@@ -133,7 +143,7 @@ pub enum OpenstackError {
         /// `osp_server_id`.
         server: String,
         /// Why.
-        source: CloudError,
+        source: Box<CloudError>,
     },
     /// It keeps one.
     #[error("Cannot detach volume {volume} from the conversion server {server}")]
@@ -143,7 +153,7 @@ pub enum OpenstackError {
         /// `osp_server_id`.
         server: String,
         /// Why.
-        source: CloudError,
+        source: Box<CloudError>,
     },
     /// A volume is attached and no device of this host has it.
     #[error(
@@ -318,7 +328,7 @@ impl Destination for Openstack {
         work: &mut Work<'_>,
     ) -> Result<Option<String>, DestinationError> {
         let volumes = disks::release(&session, machine.guest.disks.len(), work).await?;
-        let properties = properties::properties(machine.guest, machine.drivers);
+        let properties = properties::of(machine);
         let name = display_name(work)?;
         finish::finish(&session, &volumes, &name, &properties, work).await.map(Some)
     }

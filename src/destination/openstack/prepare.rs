@@ -10,12 +10,13 @@ use super::marks::Marks;
 use super::{Asked, OpenstackError, Projects, room, undo};
 use crate::openstack::resolve::{Resolved, Resource};
 use crate::openstack::{Cloud, CloudError, Service};
+use crate::plan::Source;
 use crate::things::{Kind, Side};
 
 /// A session with both projects, and the ids of what the document names.
 #[derive(Debug)]
 pub struct Session {
-    pub(super) projects: Projects,
+    pub(super) projects: Box<Projects>,
     pub(super) flavor: String,
     /// By the name or id of the mapping.
     pub(super) networks: BTreeMap<String, String>,
@@ -27,7 +28,7 @@ pub(super) async fn prepare(work: &mut Work<'_>) -> Result<Session, DestinationE
     let plan = &work.job.plan;
     let asked = Asked::of(plan)?;
     let two_phase = plan.two_phase.is_some();
-    let projects = Projects::login(plan, &asked).await.map_err(OpenstackError::Cloud)?;
+    let projects = Box::new(Projects::login(plan, &asked).await.map_err(OpenstackError::Cloud)?);
     clear(&projects, work).await?;
     let (here, there) = (&projects.here, projects.there());
     name_is_free(there, &plan.vm_name).await?;
@@ -49,6 +50,9 @@ pub(super) async fn prepare(work: &mut Work<'_>) -> Result<Session, DestinationE
         // virt-v2v looks for it too, with the words of its own cloud.
         Err(error @ OpenstackError::Named { .. }) if !two_phase => {
             tracing::warn!("{}", crate::log::chain(&error))
+        }
+        Err(OpenstackError::Named { .. }) if matches!(plan.source, Source::Openstack { .. }) => {
+            return Err(OpenstackError::NoInstance { id: asked.server.to_owned() }.into());
         }
         Err(error) => return Err(error.into()),
     }
@@ -106,7 +110,7 @@ async fn named(
         Ok(known) => return Ok(known),
         Err(error) if says_nothing(&error) => crate::log::chain(&error),
         Err(source @ (CloudError::Unknown { .. } | CloudError::Ambiguous { .. })) => {
-            return Err(OpenstackError::Named { key, source });
+            return Err(OpenstackError::Named { key, source: Box::new(source) });
         }
         Err(error) => return Err(error.into()),
     };

@@ -4,8 +4,24 @@
 use crate::guest::{Firmware, Guest};
 use crate::v2v::output::{BlockBus, Drivers, Machine, NetModel};
 
+/// Properties that tell of the image's own file, not of a server made of it.
+const OF_THE_FILE: [&str; 8] =
+    ["checksum", "container_format", "disk_format", "image_id", "image_name", "min_disk", "min_ram", "size"];
+
+/// For the boot volume: those that it had where it was one already, which runs as it is; else those of what it was
+/// converted to.
+pub(super) fn of(machine: &super::Machine<'_>) -> Vec<(String, String)> {
+    match machine.guest.disks.first().and_then(|disk| disk.volume.as_ref()) {
+        Some(volume) => {
+            let of_server = |(key, _): &&(String, String)| !OF_THE_FILE.contains(&key.as_str());
+            volume.image_properties.iter().filter(of_server).cloned().collect()
+        }
+        None => properties(machine.guest, machine.drivers),
+    }
+}
+
 /// For the boot volume of a guest that we converted; virt-v2v sets its own.
-pub(super) fn properties(guest: &Guest, found: &Drivers) -> Vec<(String, String)> {
+fn properties(guest: &Guest, found: &Drivers) -> Vec<(String, String)> {
     let (efi, secure) = match guest.firmware {
         Firmware::Efi { secure_boot } => (true, secure_boot),
         Firmware::Bios => (false, false),

@@ -16,92 +16,25 @@ use zeroize::Zeroizing;
 
 use super::OvirtError;
 use super::answer::{flag, text};
+use super::terms::{Address, Terms};
 use crate::http::{Client, HttpError, Patience, Request, encoded};
-use crate::plan::{self, Plan, Tools};
+use crate::plan::{Plan, Tools};
 use crate::tls::Trust;
-use crate::uri::percent_decode;
 
-/// The user where the URL names none (contract.md 1.4).
-const USER: &str = "admin@internal";
 /// Longest wait for what the engine does by itself (contract.md 6.2, 6.6).
 pub const LONG: Duration = Duration::from_secs(600);
 /// How long one answer is waited for: an engine does what takes longer by itself, and is asked how far it is.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long a request that changes nothing is repeated: an engine that restarts is away for minutes.
 const AGAIN: Duration = Duration::from_secs(180);
+/// The same for a login: who mistyped the engine's name should read so soon.
+const AT_THE_DOOR: Duration = Duration::from_secs(60);
 /// How often it is asked meanwhile.
 const EVERY: Duration = Duration::from_secs(1);
 /// A goodbye that is not heard is no loss.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How often a login is tried whose answer was lost.
 const LOGINS: u32 = 3;
-
-/// What a plan says of an engine.
-#[derive(Debug, Clone, Copy)]
-pub struct Terms<'a> {
-    /// `rhv_url`.
-    pub url: &'a str,
-    /// `rhv_password`.
-    pub password: &'a SecretString,
-    /// `rhv_cluster`.
-    pub cluster: &'a str,
-    /// `rhv_storage`.
-    pub storage: &'a str,
-    /// Authorities.
-    pub cafile: &'a std::path::Path,
-    /// `conversion_host_uuid`.
-    pub conversion_host: Option<&'a str>,
-}
-
-impl<'a> Terms<'a> {
-    /// `None` for a plan without an engine.
-    pub fn of(plan: &'a Plan) -> Option<Self> {
-        match &plan.destination {
-            plan::Destination::Ovirt { url, password, cluster, storage, cafile, conversion_host } => {
-                Some(Self {
-                    url,
-                    password,
-                    cluster,
-                    storage,
-                    cafile,
-                    conversion_host: conversion_host.as_deref(),
-                })
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Where the API and its login are, and who logs in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Address {
-    /// Without a slash at its end, and without a user.
-    api: String,
-    /// What the SSO service lies below.
-    base: String,
-    user: String,
-}
-
-impl Address {
-    fn of(given: &str) -> Result<Self, OvirtError> {
-        let wrong = || OvirtError::Url { url: crate::json::one_line(given, 200) };
-        let mut url = url::Url::parse(given).map_err(|_| wrong())?;
-        if !matches!(url.scheme(), "https" | "http") || url.host_str().is_none() {
-            return Err(wrong());
-        }
-        let user = percent_decode(url.username()).filter(|user| !user.is_empty());
-        url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| wrong())?;
-        url.set_query(None);
-        url.set_fragment(None);
-        let api = url.as_str().trim_end_matches('/').to_owned();
-        let root = url.origin().ascii_serialization();
-        let base = match api.strip_suffix("/api") {
-            Some(base) => base.to_owned(),
-            None => format!("{root}/ovirt-engine"),
-        };
-        Ok(Self { api, base, user: user.unwrap_or_else(|| USER.to_owned()) })
-    }
-}
 
 /// By what the engine knows us.
 #[derive(Debug, Clone)]
@@ -114,6 +47,8 @@ enum Pass {
 /// An engine that knows us.
 #[derive(Debug)]
 pub struct Engine {
+    /// For logins.
+    door: Client,
     http: Client,
     at: Address,
     password: SecretString,
@@ -129,13 +64,15 @@ impl Engine {
             false => Trust::Authorities(terms.cafile.to_owned()),
         };
         let tools = plan.tools.clone();
-        let patience =
-            Patience { answer: tools.patience(ANSWER), again: tools.patience(AGAIN), ..Patience::default() };
         let at = Address::of(terms.url)?;
-        let http =
-            Client::new(trust, patience).map_err(|source| OvirtError::request("Login failed", source))?;
+        let client = |trust, again| {
+            let (answer, again) = (tools.patience(ANSWER), tools.patience(again));
+            Client::new(trust, Patience { answer, again, ..Patience::default() })
+                .map_err(|source| OvirtError::request("Login failed", source))
+        };
+        let (door, http) = (client(trust.clone(), AT_THE_DOOR)?, client(trust, AGAIN)?);
         let pass = Mutex::new(Pass::Password);
-        let engine = Self { http, at, password: terms.password.clone(), pass, tools };
+        let engine = Self { door, http, at, password: terms.password.clone(), pass, tools };
         *engine.pass.lock().await = engine.login().await?;
         Ok(engine)
     }
@@ -160,7 +97,7 @@ impl Engine {
             tries += 1;
             let request = Request::new(Method::POST, &url)
                 .body("application/x-www-form-urlencoded", form.as_bytes().to_vec());
-            match self.http.send(request).await {
+            match self.door.send(request).await {
                 // Nothing is made by asking twice.
                 Err(error) if error.is_ambiguous() && tries < LOGINS => continue,
                 other => break other.map_err(|source| OvirtError::request("Login failed", source))?,
@@ -359,28 +296,6 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_url_gives_the_api_the_login_and_the_user() {
-        for (url, api, base, user) in [
-            ("https://e/ovirt-engine/api", "https://e/ovirt-engine/api", "https://e/ovirt-engine", USER),
-            (
-                "https://e:8443/ovirt-engine/api/",
-                "https://e:8443/ovirt-engine/api",
-                "https://e:8443/ovirt-engine",
-                USER,
-            ),
-            ("http://bob%40ad.x@e/api?x#y", "http://e/api", "http://e", "bob@ad.x"),
-            ("https://admin@internal@e/api", "https://e/api", "https://e", "admin@internal"),
-            ("https://e/rhevm", "https://e/rhevm", "https://e/ovirt-engine", USER),
-        ] {
-            let at = Address::of(url).unwrap();
-            assert_eq!((at.api.as_str(), at.base.as_str(), at.user.as_str()), (api, base, user), "{url}");
-        }
-        for url in ["engine", "ftp://e/api", "https://"] {
-            assert!(Address::of(url).is_err(), "{url}");
-        }
-    }
 
     #[test]
     fn base64_is_that_of_the_rfc() {

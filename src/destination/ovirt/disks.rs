@@ -180,7 +180,7 @@ fn body(plan: &Plan, disk: &Wanted, storage: &Storage, storage_name: &str, alloc
 pub fn description(plan: &Plan, mark: &str) -> String {
     let from = match plan.source {
         Source::Vddk { .. } | Source::Ssh { .. } => " from VMware",
-        Source::Local(_) => "",
+        Source::Openstack { .. } | Source::Local(_) => "",
     };
     let now = jiff::Timestamp::now().strftime("%a %b %e %H:%M:%S %Y");
     format!("Converted{from} on {now} UTC by virt-v2v-wrapper {mark}")

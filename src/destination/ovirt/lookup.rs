@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::OvirtError;
 use super::answer::{id_of, is_odd, list, number, search, text};
-use super::client::{Engine, Terms};
+use super::client::Engine;
+use super::terms::Terms;
 use crate::destination::Work;
 use crate::event::Event;
 use crate::http::encoded;

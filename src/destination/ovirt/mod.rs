@@ -28,12 +28,14 @@ mod hardware;
 mod lookup;
 mod machine;
 mod networks;
+mod terms;
 mod undo;
 
-use client::{Engine, Terms};
+use client::Engine;
 pub use error::OvirtError;
 use lookup::{Cluster, Storage};
 use networks::Networks;
+use terms::Terms;
 pub use undo::undo;
 
 /// `rhv_url` or `export_domain`.

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::answer::{id_of, list, text};
 use super::attachments::{disks_of, parts, unplug};
-use super::client::{Engine, Terms, Wait};
+use super::client::{Engine, Wait};
 use super::create::{LOST, marked};
+use super::terms::Terms;
 use super::{OvirtError, create};
 use crate::destination::DestinationError;
 use crate::http::encoded;
@@ -46,7 +47,7 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
 pub async fn with(engine: &Engine, plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<String> {
     let names = names(plan, records);
     let disks = ours(records);
-    let undo = Undo { engine, wait: engine.wait(LIMIT), names, disks };
+    let undo = Undo { engine, wait: engine.wait(LIMIT), lost: engine.wait(LOST), names, disks };
     let mut problems = Vec::new();
     for thing in things {
         let removed = match undo.remove(thing).await {
@@ -79,6 +80,8 @@ fn ours(records: &Records) -> Vec<String> {
 struct Undo<'a> {
     engine: &'a Engine,
     wait: Wait,
+    /// For what nobody answered: all of it had the same time to come to be.
+    lost: Wait,
     names: Vec<String>,
     disks: Vec<String>,
 }
@@ -113,7 +116,7 @@ impl Undo<'_> {
         mark: &str,
     ) -> Result<Option<String>, OvirtError> {
         let look = async || marked(self.engine, collection, name, mark).await;
-        let found = self.engine.wait(LOST).until(look).await?;
+        let found = self.lost.until(look).await?;
         found.map(|found| create::id("cannot look for what was begun", &found)).transpose()
     }
 

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::export::Program;
+use crate::source::ssh::client::Host;
 
 const ALL: Filters = Filters { cacheextents: true, retry: true, log: true };
 const VERBOSE: &str = "-v|-D|nbdkit.backend.datapath=0";
@@ -153,4 +154,26 @@ fn a_password_is_never_plain() {
         assert_eq!(line.secrets().len(), 1);
         assert!(!format!("{line:?}{export:?}{}", line.redacted()).contains(SECRET));
     }
+}
+
+/// The disk of another host comes to a socket of ours, through the loopback of that host, and nobody is asked anything.
+#[test]
+fn a_tunnel_ends_at_a_socket() {
+    let host = Host {
+        host: "192.0.2.7".to_owned(),
+        port: None,
+        user: "cloud-user".to_owned(),
+        agent: "/p/agent".into(),
+        known_hosts: None,
+        any_key: true,
+    };
+    let export = Export::Tunnel { host, port: 33_437, disk: "/dev/vda".to_owned() };
+    let line = line(&export, Filters::default());
+    let words = words(&line);
+    for part in ["-o|BatchMode=yes|-o|ConnectTimeout=10|", "|-o|StrictHostKeyChecking=no|", "|-l|cloud-user|"]
+    {
+        assert!(words.contains(part), "{words}");
+    }
+    assert!(words.ends_with("|-N|-L|/p/ssh-7.sock:127.0.0.1:33437|--|192.0.2.7"), "{words}");
+    assert!(line.env.iter().any(|(name, value)| name == "SSH_AUTH_SOCK" && value.redacted() == "/p/agent"));
 }

@@ -44,11 +44,18 @@ fn texts_of_the_contract_general() {
         ),
         (
             json!({"nbd_export_only": {"/dev/x": 1}, "vm_name": null}),
-            &["nbd_export_only: this version does not export disks over NBD yet"],
+            &["nbd_export_only serves disks until a signal comes: there is no job to plan"],
         ),
         (
             json!({"osp_source_environment": {}}),
-            &["osp_source_environment: this version does not migrate from OpenStack yet"],
+            &[
+                "Missing argument: osp_source_environment",
+                "Missing argument: osp_source_vm_id",
+                "Missing argument: osp_source_conversion_vm_id",
+                "osp_source_environment needs transport_method ssh, not vddk: the source conversion host is reached that \
+                 way",
+                "osp_source_environment: a guest of an OpenStack can only go to an OpenStack: give osp_environment",
+            ],
         ),
     ] {
         refused("local", more, expected);

@@ -98,6 +98,8 @@ pub struct Host {
     pub agent: PathBuf,
     /// A file with host keys instead of the account's own.
     pub known_hosts: Option<PathBuf>,
+    /// Any host key is believed: of a server that a cloud has made (contract.md 7).
+    pub any_key: bool,
 }
 
 impl Host {
@@ -106,7 +108,7 @@ impl Host {
         let uri::Ssh { user, host, port, path } =
             uri::ssh(uri).ok_or_else(|| ClientError::Uri(one_line(uri, 300)))?;
         let user = user.unwrap_or_else(|| "root".to_owned());
-        Ok((Self { host, port, user, agent, known_hosts: None }, path))
+        Ok((Self { host, port, user, agent, known_hosts: None, any_key: false }, path))
     }
 
     /// What a command writes there, at most `limit` bytes. `what` completes the sentence "the host cannot ..".
@@ -117,13 +119,25 @@ impl Host {
         what: &str,
         limit: usize,
     ) -> Result<Vec<u8>, ClientError> {
+        self.run_within(tag, command, what, limit, PATIENCE).await
+    }
+
+    /// The same for what may take longer than a minute.
+    pub async fn run_within(
+        &self,
+        tag: &str,
+        command: &str,
+        what: &str,
+        limit: usize,
+        patience: Duration,
+    ) -> Result<Vec<u8>, ClientError> {
         let mut tool = Tool::new(Path::new("ssh"), tag);
         tool.command()
             .args(self.arguments(command))
             .env("SSH_AUTH_SOCK", &self.agent)
             .env("LC_ALL", "C.UTF-8");
         tool.command().env_remove("SSH_ASKPASS").env_remove("DISPLAY");
-        let captured = capture(tool, limit, PATIENCE).await;
+        let captured = capture(tool, limit, patience).await;
         let captured = captured.map_err(|source| ClientError::Run { host: self.host.clone(), source })?;
         match captured.exit {
             Exit::Code(0) => Ok(captured.stdout),
@@ -137,9 +151,18 @@ impl Host {
     }
 
     fn arguments(&self, command: &str) -> Vec<OsString> {
+        let mut arguments = self.login();
+        arguments.extend(["--", self.host.as_str(), command].map(OsString::from));
+        arguments
+    }
+
+    /// Options of the client, up to the account: for a command, or for a tunnel.
+    pub fn login(&self) -> Vec<OsString> {
         // No question; no master that would outlive the job with our pipes in its hands; no banner among the words.
-        let options = ["BatchMode=yes", "ConnectTimeout=30", "ControlMaster=no", "ServerAliveInterval=15"];
-        let options = options.into_iter().chain(["ControlPersist=no", "LogLevel=ERROR"]);
+        let timeout = if self.any_key { "ConnectTimeout=10" } else { "ConnectTimeout=30" };
+        let options = ["BatchMode=yes", timeout, "ControlMaster=no", "ServerAliveInterval=15"];
+        let any_key = self.any_key.then_some("StrictHostKeyChecking=no");
+        let options = options.into_iter().chain(["ControlPersist=no", "LogLevel=ERROR"]).chain(any_key);
         let mut arguments: Vec<OsString> =
             options.flat_map(|option| ["-o".into(), OsString::from(option)]).collect();
         if let Some(file) = &self.known_hosts {
@@ -152,8 +175,7 @@ impl Host {
         if let Some(port) = self.port {
             arguments.extend(["-p".into(), port.to_string().into()]);
         }
-        arguments.extend(["-T", "-x", "-l"].map(OsString::from));
-        arguments.extend([self.user.as_str(), "--", self.host.as_str(), command].map(OsString::from));
+        arguments.extend(["-T", "-x", "-l", self.user.as_str()].map(OsString::from));
         arguments
     }
 

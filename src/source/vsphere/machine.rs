@@ -292,6 +292,7 @@ fn disk(device: &Element, devices: &[&Element], names: &Names) -> (Disk, Backing
         uuid: text("uuid"),
         // In bytes since 5.5.
         size: device.number("capacityInBytes").or_else(size),
+        volume: None,
     };
     (disk, backing)
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::http::{Answer, Request};
-use super::state::{Server, Token};
+use super::state::{Image, Server, Token};
 use super::{World, refuse};
 
 pub fn version() -> Answer {
@@ -32,10 +32,11 @@ fn shown(world: &World, server: &Server) -> Value {
     let groups = json!([{"name": "sg1"}]);
     let mut value = json!({
         "id": server.id, "name": server.name, "status": server.status, "tenant_id": server.project, "user_id": "admin",
-        "metadata": server.metadata, "hostId": "", "image": "", "flavor": {"id": server.flavor, "links": links()},
+        "metadata": server.metadata, "hostId": "",
+        "image": server.image.as_ref().map_or(json!(""), |image| json!({"id": image, "links": links()})), "flavor": {"id": server.flavor, "links": links()},
         "created": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z",
         "addresses": if addresses.is_empty() { json!({}) } else { json!({"net": addresses}) },
-        "accessIPv4": "", "accessIPv6": "", "links": links(), "OS-DCF:diskConfig": "MANUAL",
+        "accessIPv4": server.access, "accessIPv6": "", "links": links(), "OS-DCF:diskConfig": "MANUAL",
         "OS-EXT-AZ:availability_zone": "nova", "config_drive": "", "key_name": null, "OS-SRV-USG:launched_at": null,
         "OS-SRV-USG:terminated_at": null,
         "OS-EXT-STS:task_state": if server.next.is_some() { json!("spawning") } else { Value::Null },
@@ -171,6 +172,8 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         volumes,
         ports,
         fault: doom,
+        access: String::new(),
+        image: None,
     });
     let groups = json!([{"name": "default"}]);
     let groups =
@@ -203,6 +206,23 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
                 .collect();
             Answer::new(200, json!({"volumeAttachments": all}))
         }
+        ("POST", ["action"]) if body["createImage"].is_object() => {
+            let wanted = &body["createImage"];
+            let image = Image {
+                id: world.id(),
+                project: world.servers[at].project.clone(),
+                name: wanted["name"].as_str().unwrap_or_default().to_owned(),
+                server,
+                min_disk: 1,
+                status: "queued",
+                next: Some((looks, "active")),
+                metadata: wanted["metadata"].as_object().cloned().unwrap_or_default(),
+            };
+            // Since 2.45.
+            let answer = json!({"image_id": image.id});
+            world.images.push(image);
+            Answer::new(202, answer)
+        }
         ("POST", ["os-volume_attachments"]) => {
             let id = body["volumeAttachment"]["volumeId"].as_str().unwrap_or_default().to_owned();
             let project = world.servers[at].project.clone();
@@ -210,6 +230,7 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
                 "/dev/vd{}",
                 char::from(b'b' + u8::try_from(world.servers[at].volumes.len()).unwrap())
             );
+            let device = body["volumeAttachment"]["device"].as_str().map_or(device, str::to_owned);
             let volume = world.volumes.iter_mut().find(|volume| volume.id == id && volume.project == project);
             let Some(volume) = volume else {
                 return refuse(404, &format!("Volume {id} could not be found."));

@@ -107,6 +107,7 @@ fn shown(world: &World, project: &str, kind: &str) -> Value {
             service("cinderv3", "volumev3", format!("{base}/volume/v3/{project}")),
             service("nova", "compute", format!("{base}/compute/v2.1")),
             service("neutron", "network", format!("{base}/network")),
+            service("glance", "image", format!("{base}/image/v2")),
         ],
     })
 }

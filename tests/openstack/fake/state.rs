@@ -37,6 +37,32 @@ pub struct Volume {
     pub image_metadata: Map<String, Value>,
     /// Server and device.
     pub attached: Option<(String, String)>,
+    /// Whose bytes it was made with: a volume's, or a server's own disk.
+    pub origin: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub id: String,
+    pub project: String,
+    pub name: String,
+    pub volume: String,
+    pub status: &'static str,
+    pub next: Next,
+    pub metadata: Map<String, Value>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub id: String,
+    pub project: String,
+    pub name: String,
+    /// Of whose disk.
+    pub server: String,
+    pub min_disk: u64,
+    pub status: &'static str,
+    pub next: Next,
+    pub metadata: Map<String, Value>,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +100,9 @@ pub struct Server {
     pub volumes: Vec<String>,
     pub ports: Vec<String>,
     pub fault: Option<String>,
+    pub access: String,
+    /// What it was booted from, if it is no volume.
+    pub image: Option<String>,
 }
 
 /// Who has it, its name, and the ranges of its subnets.
@@ -94,6 +123,8 @@ pub struct World {
     pub tokens: Vec<Token>,
     pub projects: Vec<String>,
     pub volumes: Vec<Volume>,
+    pub snapshots: Vec<Snapshot>,
+    pub images: Vec<Image>,
     pub transfers: Vec<Transfer>,
     pub ports: Vec<Port>,
     pub servers: Vec<Server>,
@@ -163,6 +194,8 @@ impl World {
             volumes: Vec::new(),
             ports: Vec::new(),
             fault: None,
+            access: String::new(),
+            image: None,
         });
     }
 
@@ -181,6 +214,7 @@ impl World {
             metadata: Map::new(),
             image_metadata: Map::new(),
             attached: None,
+            origin: None,
         });
         self.volumes.last_mut().unwrap()
     }
@@ -278,6 +312,9 @@ impl World {
             .iter()
             .map(|server| (server.id.clone(), json!([server.project, server.name, server.volumes])))
             .collect();
-        json!({"volumes": volumes, "transfers": transfers, "ports": ports, "servers": servers})
+        let snapshots: Vec<&str> = self.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
+        let images: Vec<&str> = self.images.iter().map(|image| image.name.as_str()).collect();
+        json!({"volumes": volumes, "transfers": transfers, "ports": ports, "servers": servers, "snapshots": snapshots,
+            "images": images})
     }
 }

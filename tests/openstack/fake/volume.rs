@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::http::{Answer, Request};
 use super::state::{Token, Transfer, Volume};
-use super::{World, refuse};
+use super::{World, refuse, snapshot};
 
 const NOT_FREE: &str = "Invalid volume: Volume status must be available or error or error_restoring or error_extending or \
                         error_managing and must not be migrating, attached, belong to a group, have snapshots, awaiting a \
@@ -72,6 +72,7 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
             };
             one(world, at, method, rest, &request.body)
         }
+        (_, ["snapshots", rest @ ..]) => snapshot::answer(world, token, method, rest, &request.body),
         ("GET", ["types"]) => Answer::new(200, json!({"volume_types": types()})),
         ("GET", ["types", id]) => match types().into_iter().find(|kind| kind["id"] == *id) {
             Some(kind) => Answer::new(200, json!({"volume_type": kind})),
@@ -116,8 +117,27 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
     let Some(kind) = types().into_iter().find(|one| one["id"] == kind || one["name"] == kind) else {
         return refuse(404, &format!("Volume type {kind} could not be found."));
     };
+    let origin = match (wanted["snapshot_id"].as_str(), wanted["imageRef"].as_str()) {
+        (Some(id), _) => match world.snapshots.iter().find(|snapshot| snapshot.id == id) {
+            Some(snapshot) if snapshot.status == "available" => Some(snapshot.volume.clone()),
+            Some(_) => {
+                return refuse(
+                    400,
+                    "Invalid snapshot: Originating snapshot status must be one of 'available' values",
+                );
+            }
+            None => return refuse(404, &format!("Snapshot {id} could not be found.")),
+        },
+        (None, Some(id)) => match world.images.iter().find(|image| image.id == id) {
+            Some(image) if image.status == "active" => Some(image.server.clone()),
+            _ => return refuse(400, "Invalid image identifier or unable to access requested image."),
+        },
+        (None, None) => None,
+    };
+    let of_image = wanted["imageRef"].is_string();
     let (id, looks) = (world.id(), world.looks);
     let volume = world.add_volume(&id, &token.project, wanted["name"].as_str().unwrap_or_default());
+    (volume.origin, volume.bootable) = (origin, of_image);
     volume.description = wanted["description"].clone();
     volume.size = wanted["size"].as_u64().unwrap_or(1);
     volume.metadata = wanted["metadata"].as_object().cloned().unwrap_or_default();
@@ -139,6 +159,11 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
             if !volume.status.starts_with("error") && volume.status != "available" {
                 return refuse(400, NOT_FREE);
             }
+            let id = volume.id.clone();
+            if world.snapshots.iter().any(|snapshot| snapshot.volume == id) {
+                return refuse(400, NOT_FREE);
+            }
+            let volume = &mut world.volumes[at];
             (volume.status, volume.next) = ("deleting", Some((looks, "gone")));
             Answer::empty(202)
         }
