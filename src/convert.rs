@@ -335,13 +335,14 @@ impl Running<'_> {
         if !self.converter.matters(&event) {
             return;
         }
-        let entries = match &event {
-            Event::TargetServed { path, .. } => vec![Entry::OutputFile { path: path.into() }],
-            Event::DisplayName { name } => vec![Entry::GuestName { name: name.clone() }],
-            Event::OvirtDisk { id } | Event::CinderVolume { id, .. } => made_by_virt_v2v(Kind::Disk, id),
-            Event::VmId { id } if matches!(self.job.plan.destination, Destination::Ovirt { .. }) => {
-                made_by_virt_v2v(Kind::Machine, id)
+        let entries = match (&event, &self.job.plan.destination) {
+            (Event::TargetServed { path, .. }, _) => vec![Entry::OutputFile { path: path.into() }],
+            (Event::DisplayName { name }, _) => vec![Entry::GuestName { name: name.clone() }],
+            (Event::OvirtDisk { id }, Destination::Ovirt { .. })
+            | (Event::CinderVolume { id, .. }, Destination::Openstack { .. }) => {
+                made_by_virt_v2v(Kind::Disk, id)
             }
+            (Event::VmId { id }, Destination::Ovirt { .. }) => made_by_virt_v2v(Kind::Machine, id),
             _ => Vec::new(),
         };
         for entry in entries {

@@ -167,7 +167,9 @@ impl Undo<'_> {
         let path = format!("disks/{}", encoded(&id));
         let what = "Remove disk failed";
         let Some(found) = self.engine.find(what, &path).await? else { return Ok(()) };
-        if told && !is_disk_of_virt_v2v(&found, &self.names) {
+        // Nobody uploads to a disk at rest: one that is being uploaded to is virt-v2v's, whatever it is called.
+        let uploaded = async || Ok(self.transfers(&id).await?.is_some_and(|open| !open.is_empty()));
+        if told && !is_disk_of_virt_v2v(&found, &self.names) && !(is_free(&found) && uploaded().await?) {
             tracing::info!("disk {id} of the log is not what virt-v2v made for this guest: it stays");
             return Ok(());
         }
@@ -248,15 +250,19 @@ fn is_over(transfer: &Value) -> bool {
 /// Can a disk of the log be what virt-v2v made for the guest? Its name begins with the guest's, or its description says so; and
 /// no machine has it yet, because that is virt-v2v's last step.
 fn is_disk_of_virt_v2v(disk: &Value, names: &[String]) -> bool {
-    let machines = disk.get("vms").and_then(|machines| list(machines, "vm")).unwrap_or_default();
-    let has_machine = !machines.is_empty() || id_of(disk, "vm").is_some();
     let given = [text(disk, "name"), text(disk, "alias")];
     let description = text(disk, "description");
     let of_guest =
         given.iter().flatten().any(|given| names.iter().any(|name| given.starts_with(name.as_str())));
     let says_so = description.is_some_and(|description| description.contains(OF_VIRT_V2V));
     let says_nothing = given == [None, None] && description.is_none();
-    !has_machine && (of_guest || says_so || says_nothing)
+    is_free(disk) && (of_guest || says_so || says_nothing)
+}
+
+/// Has no machine it?
+fn is_free(disk: &Value) -> bool {
+    let machines = disk.get("vms").and_then(|machines| list(machines, "vm")).unwrap_or_default();
+    machines.is_empty() && id_of(disk, "vm").is_none()
 }
 
 #[cfg(test)]
