@@ -14,7 +14,7 @@ mod server;
 use server::{Answer, Asked, Server};
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 fn login(server: &Server, project: Option<&str>, more: &[(&str, &str)]) -> Result<Cloud, CloudError> {
@@ -27,7 +27,7 @@ fn login(server: &Server, project: Option<&str>, more: &[(&str, &str)]) -> Resul
 }
 
 fn cloud(server: &Server) -> Cloud {
-    login(server, None, &[("project-id", "p")]).unwrap()
+    login(server, None, &[("project-id", "p")]).expect("logged in")
 }
 
 /// A token is renewed when it is not taken any more, whatever was asked for, and before it ends.

@@ -58,8 +58,8 @@ struct Shared {
 
 impl Server {
     pub fn start(script: impl FnMut(&Asked) -> Option<Answer> + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its number").port();
         let shared = Arc::new(Shared { life: AtomicU64::new(3600), ..Shared::default() });
         let (own, mut script): (_, Script) = (Arc::clone(&shared), Box::new(script));
         let thread = std::thread::spawn(move || {
@@ -67,7 +67,7 @@ impl Server {
                 if own.over.load(Ordering::Relaxed) {
                     return;
                 }
-                own.serve(stream.unwrap(), port, &mut script).ok();
+                own.serve(stream.expect("a connection"), port, &mut script).ok();
             }
         });
         Self { port, shared, thread: Some(thread) }
@@ -83,11 +83,12 @@ impl Server {
 
     /// Where volumes and networks are, below this server.
     pub fn endpoints(&self, volume: &str, network: &str) {
-        *self.shared.endpoints.lock().unwrap() = Some((volume.to_owned(), network.to_owned()));
+        *self.shared.endpoints.lock().expect("no test has panicked with it") =
+            Some((volume.to_owned(), network.to_owned()));
     }
 
     pub fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+        self.shared.asked.lock().expect("no test has panicked with it").clone()
     }
 
     pub fn count(&self, path: &str) -> usize {
@@ -145,7 +146,7 @@ impl Shared {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let mut all = self.asked.lock().unwrap();
+        let mut all = self.asked.lock().expect("no test has panicked with it");
         let asked = Asked { method, path, token, microversion, body, number: all.len() + 1 };
         all.push(asked.clone());
         let logins = all.iter().filter(|asked| asked.path == "/v3/auth/tokens").count();
@@ -179,7 +180,7 @@ impl Shared {
     /// Of a cloud whose clock is years behind.
     fn token(&self, asked: &Asked, port: u16) -> Value {
         let project = asked.body["auth"]["scope"]["project"]["id"].as_str().unwrap_or("own");
-        let given = self.endpoints.lock().unwrap().clone();
+        let given = self.endpoints.lock().expect("no test has panicked with it").clone();
         let (volume, network) =
             given.unwrap_or_else(|| (format!("/volume/v3/{project}"), "/network/v2.0".to_owned()));
         let entry = |kind: &str, path: &str| {

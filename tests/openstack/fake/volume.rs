@@ -49,6 +49,10 @@ fn offer(world: &World, transfer: &Transfer) -> Value {
 pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str, path: &[&str]) -> Answer {
     let own =
         |world: &World, id: &str| world.volumes.iter().position(|v| v.id == id && v.project == token.project);
+    // A server goes by itself, whoever looks.
+    if method == "GET" {
+        world.look_at_servers(|server| matches!(server.next, Some((_, "GONE"))));
+    }
     match (method, path) {
         ("GET", ["volumes"] | ["volumes", "detail"]) => {
             world.look_at_volumes(|volume| volume.project == token.project);
