@@ -17,6 +17,10 @@ use tokio::time::Instant;
 use crate::json::one_line;
 use crate::tls::{self, Seen, TlsError, Trust};
 
+mod said;
+
+use said::said;
+
 /// Most bytes of one answer: listings of a big cloud are pages of a thousand.
 const MOST_ANSWER: usize = 16 << 20;
 /// Between two tries, at first and at most.
@@ -132,34 +136,6 @@ impl Answer {
         let said = said(&self.body);
         Err(HttpError::Refused { asked: self.asked, status: self.status, said })
     }
-}
-
-/// The server's own sentence, wherever OpenStack and oVirt put one.
-fn said(body: &[u8]) -> String {
-    let text = match serde_json::from_slice::<Value>(body) {
-        Ok(value) => sentence(&value).unwrap_or_else(|| value.to_string()),
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
-    let text = one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "), 500);
-    if text.is_empty() { "it says no more".to_owned() } else { text }
-}
-
-fn sentence(value: &Value) -> Option<String> {
-    // oVirt: {"reason": "Operation Failed", "detail": "[Cannot add Disk. ...]"}; also below "fault".
-    if let Some(detail) = value.get("detail").and_then(Value::as_str).filter(|detail| !detail.is_empty()) {
-        return Some(detail.to_owned());
-    }
-    // OpenStack: {"badRequest": {"message": "..."}}, {"NeutronError": {"message": "..."}}, {"error": {"message": "..."}}.
-    if let Some(message) = value.get("message").and_then(Value::as_str) {
-        return Some(message.to_owned());
-    }
-    if let Some(words) = ["error_description", "error", "NeutronError", "reason"]
-        .iter()
-        .find_map(|key| value.get(key).and_then(Value::as_str))
-    {
-        return Some(words.to_owned());
-    }
-    value.as_object()?.values().filter(|inner| inner.is_object()).find_map(sentence)
 }
 
 /// No answer, or not the one that was asked for.

@@ -5,7 +5,6 @@
 //! This file only orders the stages; how disks are copied is [`crate::copy`]'s, how they are converted
 //! [`crate::in_place`]'s.
 
-use std::collections::VecDeque;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -35,15 +34,15 @@ pub(crate) mod copies;
 pub mod earlier;
 pub mod kept_document;
 mod machine;
+mod rate;
 mod running;
 
 use copies::{Copies, Round};
 use earlier::Stage;
+use rate::Rate;
 
 /// How often the rate is told.
 const RATE_EVERY: Duration = Duration::from_secs(1);
-/// The rate is that of so many of these.
-const RATE_OVER: usize = 15;
 
 /// What is known of the guest when its disks are copied: enough to convert them without the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -375,28 +374,5 @@ async fn step(throttling: Option<&mut Throttling>) -> Vec<Event> {
     match throttling {
         Some(throttling) => throttling.step().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Bytes per second over the last seconds.
-#[derive(Default)]
-struct Rate {
-    seen: VecDeque<(Instant, u64)>,
-}
-
-impl Rate {
-    fn after(&mut self, copied: u64) -> Option<u64> {
-        let now = Instant::now();
-        if copied == 0 {
-            // Before the first bytes it is not the copy that takes time.
-            self.seen.clear();
-        }
-        self.seen.push_back((now, copied));
-        if self.seen.len() > RATE_OVER {
-            self.seen.pop_front();
-        }
-        let (first, before) = *self.seen.front()?;
-        let seconds = (now - first).as_secs_f64();
-        (seconds > 0.5).then(|| (copied.saturating_sub(before) as f64 / seconds) as u64)
     }
 }

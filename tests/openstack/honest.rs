@@ -195,7 +195,8 @@ fn lines() -> Vec<Line> {
             Some(("port", "/port/id")),
         ),
         ("POST", "dest", Network, "/ports", port(json!({"fixed_ips": [{"ip_address": "<ip>"}]})), None),
-        ("POST", "dest", Network, "/ports", port(json!({"mac_address": "00:50:56:00:aa:01"})), None),
+        // As it was written: only some databases of the real one take capitals for small letters.
+        ("POST", "dest", Network, "/ports", port(json!({"mac_address": "00:50:56:00:AA:01"})), None),
         ("POST", "dest", Network, "/ports", port(json!({"fixed_ips": [{"ip_address": "172.16.0.1"}]})), None),
         ("POST", "dest", Network, "/ports", port(json!({"security_groups": [nobody]})), None),
         ("POST", "dest", Network, "/ports", json!({"port": {"network_id": nobody}}), None),

@@ -46,7 +46,7 @@ fn subnets(network: &Network) -> Vec<Value> {
             json!({"id": format!("{}-subnet-{at}", network.id), "name": "", "network_id": network.id,
                 "ip_version": if range.contains(':') { 6 } else { 4 }, "subnetpool_id": null, "enable_dhcp": false,
                 "ipv6_ra_mode": null, "ipv6_address_mode": null, "gateway_ip": null, "cidr": range,
-                "allocation_pools": [], "host_routes": [], "dns_nameservers": [], "service_types": []}),
+                "allocation_pools": [{"start": range, "end": range}], "host_routes": [], "dns_nameservers": [], "service_types": []}),
             &network.project,
         )
     };
