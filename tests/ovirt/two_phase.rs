@@ -78,6 +78,20 @@ fn the_guest_is_there_with_its_bytes_and_its_hardware() {
     }
 }
 
+/// After hours of copying a name with a space is no reason to have nothing.
+#[test]
+fn a_machine_whose_name_the_engine_does_not_take_gets_a_plain_one() {
+    let Some(lab) = Lab::new("job") else { return };
+    lab.engine.world().strict = true;
+    let last = lab.run(&json!({"vm_name": "my \"web\" 1"}));
+    assert_eq!(last["failed"], false, "{last:#}");
+    let id = last["vm_id"].as_str().unwrap();
+    let world = lab.engine.world();
+    assert_eq!(world.vms[id]["name"], "my__web__1");
+    assert_eq!(world.attachments.iter().filter(|one| one.vm == id).count(), 2);
+    assert!(last["warnings"].to_string().contains("is called my__web__1"), "{last:#}");
+}
+
 /// Both disks are asked for before either is unlocked, and each is waited for.
 #[test]
 fn a_locked_disk_is_waited_for_and_one_that_stays_locked_ends_the_job() {

@@ -29,6 +29,8 @@ pub struct Attachment {
 
 #[derive(Debug)]
 pub struct World {
+    /// It takes only plain names of machines, as a real one does.
+    pub strict: bool,
     /// Of `admin@internal`.
     pub password: String,
     /// Has it the SSO service?
@@ -68,6 +70,7 @@ impl World {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let seed = format!("{}-{number}-{}", std::process::id(), now.as_nanos());
         let mut world = Self {
+            strict: false,
             password: super::engine::PASSWORD.to_owned(),
             sso: true,
             tokens: BTreeSet::new(),
@@ -250,6 +253,14 @@ impl World {
             return refused(
                 409,
                 "[Cannot add VM. The VM name is already in use, please choose a unique name and try again.]",
+            );
+        }
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if self.strict && !name.chars().all(plain) {
+            return refused(
+                400,
+                "[Cannot add VM. The given name contains special characters. Only lower-case and upper-case letters, numbers, \
+                 '_', '-', '.' are allowed.]",
             );
         }
         let cluster = &body["cluster"];

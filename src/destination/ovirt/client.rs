@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -33,6 +34,9 @@ const AT_THE_DOOR: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_secs(1);
 /// A goodbye that is not heard is no loss.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// The answers of an engine without the SSO service, whatever words come with them.
+const NO_SERVICE: [StatusCode; 3] =
+    [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
 /// How often a login is tried whose answer was lost.
 const LOGINS: u32 = 3;
 
@@ -104,10 +108,11 @@ impl Engine {
             }
         };
         let said = answer.json().unwrap_or(Value::Null);
+        let is_there = !NO_SERVICE.contains(&answer.status);
         match text(&said, "access_token") {
             Some(token) => return Ok(Pass::Token(SecretString::from(token.to_owned()))),
-            // The service's own refusal, whatever the status; any other one may be that of an engine without the service.
-            None if said.get("error").is_some() || said.get("error_code").is_some() => {
+            // The service's own refusal; any other one may be that of an engine without the service.
+            None if is_there && said.get("error").or(said.get("error_code")).is_some() => {
                 let words = text(&said, "error_description").or_else(|| text(&said, "error"));
                 let said = crate::json::one_line(words.unwrap_or("it says no more"), 300);
                 return Err(OvirtError::Login { user: self.at.user.clone(), url: self.at.api.clone(), said });
@@ -170,7 +175,7 @@ impl Engine {
             Pass::Token(token) => format!("Bearer {}", token.expose_secret()),
             Pass::Password => {
                 let both = Zeroizing::new(format!("{}:{}", self.at.user, self.password.expose_secret()));
-                format!("Basic {}", base64(both.as_bytes()))
+                format!("Basic {}", BASE64_STANDARD.encode(both.as_bytes()))
             }
         })
     }
@@ -276,38 +281,4 @@ impl Wait {
 /// Whether an attachment is plugged in.
 pub fn is_active(attachment: &Value) -> bool {
     flag(attachment, "active") == Some(true)
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(three.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let value = (bits >> (18 - 6 * digit)) & 63;
-            out.push(if digit > three.len() { '=' } else { char::from(DIGITS[value as usize]) });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("\u{ff}~?", "w79+Pw=="),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 }

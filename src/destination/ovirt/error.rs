@@ -206,6 +206,15 @@ impl OvirtError {
         self.http().is_some_and(HttpError::is_ambiguous)
     }
 
+    /// A name with characters that the engine does not take. Its sentence is that of a translation file, so only its words
+    /// count: `The given name contains special characters. Only ... are allowed.`
+    pub(super) fn is_about_characters(&self) -> bool {
+        let Some(HttpError::Refused { status, said, .. }) = self.http() else { return false };
+        let refused = matches!(*status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT);
+        let said = said.to_lowercase();
+        refused && said.contains("name") && said.contains("character")
+    }
+
     /// It does not know what it was asked for.
     pub(super) fn is_unsupported(&self) -> bool {
         let unknown = [

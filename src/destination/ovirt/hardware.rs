@@ -92,6 +92,12 @@ pub fn machine(
     machine
 }
 
+/// A name that every engine takes: letters, digits, and `.`, `_`, `-`.
+pub fn plain(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+}
+
 /// The engine's name of the system, in lower case, if it is sure: the engine decides by it what a guest can do.
 pub fn os(found: &Drivers) -> Option<String> {
     let (major, minor) = (found.major?, found.minor.unwrap_or(0));

@@ -59,9 +59,23 @@ async fn make(
     let cluster = (prepared.cluster_name.as_str(), &prepared.cluster);
     let body = hardware::machine(guest, drivers, (name, &description), cluster, os.as_deref());
     work.records.making(Side::Destination, Kind::Machine, &mark, name)?;
-    let find = async || marked(engine, ("vms", "vm"), name, &mark).await;
-    let new = New { what, path: "vms", body: &body };
-    let made = create(engine, new, &engine.wait(LONG), find).await?;
+    let make = async |body: &Value, name: &str| {
+        let find = async || marked(engine, ("vms", "vm"), name, &mark).await;
+        create(engine, New { what, path: "vms", body }, &engine.wait(LONG), find).await
+    };
+    let made = match make(&body, name).await {
+        // Known only now, and no reason to lose the copies: the source's names may hold anything, an engine's do not.
+        Err(error) if error.is_about_characters() && hardware::plain(name) != name => {
+            let plain = hardware::plain(name);
+            let text = format!("the engine does not take the name \"{name}\": the VM is called {plain}");
+            tracing::warn!("{text}: {}", crate::log::chain(&error));
+            work.tell(Event::Warning { text });
+            let mut body = body;
+            body["name"] = plain.as_str().into();
+            make(&body, &plain).await?
+        }
+        made => made?,
+    };
     let id = create::id(what, &made)?;
     work.records.made(&mark, &id)?;
     Ok(id)

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Each of these may be entered again, by this job or by one that resumes it: what is in the journal, or carries a mark of the
-//! journal, is found before anything is made ([`mod@create`]). Called by [`crate::destination`]; facts: contract.md 1.4, 6.2, 6.6.
+//! journal, is found before anything is made (`create`). Called by [`crate::destination`]; facts: contract.md 1.4, 6.2, 6.6.
 
 use super::{Destination, DestinationError, Machine, Work};
 use crate::domain::Placed;
