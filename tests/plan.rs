@@ -11,6 +11,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use crate::exports::site::{have, qemu_img};
+use crate::ovirt::engine::Engine;
 use crate::rig::json_file;
 use crate::rig::sandbox::Sandbox;
 
@@ -227,14 +228,21 @@ fn no_secret_is_shown() {
         document.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         document
     };
+    // The plan looks at an engine as the job would.
+    let directory = sandbox.path("engine");
+    fs::create_dir_all(&directory).unwrap();
+    let engine = Engine::start(&directory);
+    engine.world().password = "rhv-pass-55".to_owned();
+    let url = |user: &str| engine.url.replace("https://", &format!("https://{user}@"));
+    let shown = url("admin%40internal");
     let table = [
         (with(json!({})), 0, vec!["-ip", "***", "/dev/sda1:file:***"]),
         (with(json!({"two_phase": true})), 1, vec![]),
         (
-            json!({"output_directory": null, "rhv_url": "https://admin:engine-66@h/api", "rhv_password": "rhv-pass-55",
-                   "rhv_cluster": "c", "rhv_storage": "s"}),
+            json!({"output_directory": null, "rhv_url": url("admin%40internal:engine-66"), "rhv_password": "rhv-pass-55",
+                   "rhv_cluster": "Default", "rhv_storage": "data", "rhv_cafile": engine.certificate.file}),
             0,
-            vec!["-op", "***", "https://admin@h/api"],
+            vec!["-op", "***", shown.as_str()],
         ),
         (
             json!({"transport_method": "ssh", "source_path": null, "ssh_key": key,
