@@ -51,7 +51,7 @@ impl Default for Patience {
 }
 
 /// A request. URLs hold no secret: they stand in errors.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// `GET`, ...
     pub method: Method,
@@ -61,6 +61,13 @@ pub struct Request {
     pub headers: HeaderMap,
     /// What is sent, and its type; `None`: nothing.
     pub body: Option<(HeaderValue, Vec<u8>)>,
+}
+
+/// Without headers and body: a login's body is a password.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.url)
+    }
 }
 
 impl Request {
@@ -104,7 +111,7 @@ impl Request {
 }
 
 /// An answer, whatever its status.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     /// E.g. 201.
     pub status: StatusCode,
@@ -114,6 +121,13 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// What was asked, `POST http://...`, for errors.
     asked: String,
+}
+
+/// Without headers and body: a login's answer is a token.
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.asked, self.status)
+    }
 }
 
 impl Answer {

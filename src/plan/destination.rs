@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 
 use crate::document::{Document, List, Pairs, Scalar};
-use crate::plan::problems::Findings;
+use crate::plan::problems::{Findings, without_os};
 use crate::plan::{Destination, Surroundings};
 use crate::site::{Layout, Site};
 
@@ -166,14 +166,12 @@ fn openstack(
 fn environment(pairs: Vec<(String, Scalar)>, findings: &mut Findings) -> Vec<(String, SecretString)> {
     let mut environment = Vec::with_capacity(pairs.len());
     for (key, Scalar(value)) in pairs {
-        let prefixed = key
-            .get(..3)
-            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("os-") || prefix.eq_ignore_ascii_case("os_"));
-        if !prefixed || key.len() == 3 || key.contains('\0') {
+        let Some(plain) = without_os(&key).filter(|plain| !plain.is_empty() && !plain.contains('\0')) else {
             findings.contract(format!("found invalid key in Openstack environment: {key}"));
             continue;
-        }
-        let key = key[3..].to_ascii_lowercase().replace('_', "-");
+        };
+        let key = plain.to_ascii_lowercase().replace('_', "-");
+        findings.auth_url("osp_environment", &key, &value);
         if key == "cloud" {
             findings.ours(
                 "osp_environment: os-cloud cannot be used; give os-auth_url and the credentials themselves"

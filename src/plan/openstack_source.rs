@@ -6,7 +6,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::destination::Host;
-use super::problems::Findings;
+use super::problems::{Findings, without_os};
 use super::{Source, source};
 use crate::document::{Document, Pairs, Scalar};
 use crate::site::Site;
@@ -82,10 +82,7 @@ struct Inside {
 
 impl Inside {
     fn take(&mut self, key: &str, value: SecretString, findings: &mut Findings) {
-        let prefixed = key
-            .get(..3)
-            .is_some_and(|prefix| prefix.eq_ignore_ascii_case("os-") || prefix.eq_ignore_ascii_case("os_"));
-        let plain = if prefixed { &key[3..] } else { key };
+        let plain = without_os(key).unwrap_or(key);
         let text = || Some(value.expose_secret().to_owned()).filter(|text| !text.is_empty());
         match plain.to_ascii_lowercase().replace('_', "-").as_str() {
             "vm-id" => self.vm_id = text(),
@@ -98,7 +95,10 @@ impl Inside {
                 "osp_source_environment: os-cloud cannot be used; give auth_url and the credentials themselves".to_owned(),
             ),
             "" => findings.ours(format!("found invalid key in osp_source_environment: {key}")),
-            name => self.environment.push((name.to_owned(), value)),
+            name => {
+                findings.auth_url("osp_source_environment", name, &value);
+                self.environment.push((name.to_owned(), value));
+            }
         }
     }
 }

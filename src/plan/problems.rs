@@ -65,6 +65,19 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    /// A cloud's URL stands in errors, and in the journal, which is on disk: it may hold no user and no password. `whose` is the
+    /// key that holds it.
+    pub(super) fn auth_url(&mut self, whose: &str, key: &str, value: &SecretString) {
+        let value = value.expose_secret();
+        let authority = value.split_once("://").map_or(value, |(_, rest)| rest);
+        let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+        if key == "auth-url" && authority.contains('@') {
+            self.ours(format!(
+                "{whose}: os-auth_url must not hold a user or a password: give os-username and os-password"
+            ));
+        }
+    }
+
     /// Notes a problem of the contract.
     pub fn contract(&mut self, line: impl Into<String>) {
         self.contract.push(line.into());
@@ -155,6 +168,12 @@ pub fn secrets_of(environment: &[(String, SecretString)]) -> impl Iterator<Item 
 pub fn names_a_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     ["password", "secret", "token", "passcode"].iter().any(|word| key.contains(word))
+}
+
+/// The key of a cloud's environment without its `os-` or `os_`.
+pub(super) fn without_os(key: &str) -> Option<&str> {
+    let prefix = key.get(..3)?;
+    (prefix.eq_ignore_ascii_case("os-") || prefix.eq_ignore_ascii_case("os_")).then(|| &key[3..])
 }
 
 /// The key, and each of its lines: a tool may print one of them.

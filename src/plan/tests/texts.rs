@@ -104,6 +104,13 @@ fn texts_of_the_contract_destinations() {
                 "found invalid key in Openstack environment: xos-a",
             ],
         ),
+        (
+            "osp",
+            json!({"osp_environment": {"os_auth_url": "https://me:hunter2@k:5000/v3", "os-username": "a@b"}}),
+            &[
+                "osp_environment: os-auth_url must not hold a user or a password: give os-username and os-password",
+            ],
+        ),
         ("osp", json!({"osp_security_groups_ids": "sg"}), &["osp_security_groups_ids must be a list"]),
         ("osp", json!({"osp_security_groups_ids": {"a": 1}}), &["osp_security_groups_ids must be a list"]),
         (
