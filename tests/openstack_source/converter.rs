@@ -107,8 +107,8 @@ impl Converter {
             names.filter(|name| name.starts_with(begins)).collect()
         };
         let mut directories = names("/tmp", "v2v-");
-        // What the machine itself has there has other names.
-        directories.retain(|name| name.len() == "v2v-XXXXXX".len());
+        // What the machine itself has there shows through.
+        directories.retain(|name| name.len() == "v2v-XXXXXX".len() && !Path::new("/tmp").join(name).exists());
         [directories, names("/srv/podman", "")].concat()
     }
 
