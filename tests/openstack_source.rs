@@ -6,6 +6,8 @@
 mod converter;
 /// Failures at each step, signals, power cuts.
 mod failures;
+/// Interrupted jobs that are gone on with, and guests that ran meanwhile.
+mod resumed;
 /// Two clouds and a conversion host in each.
 mod site;
 

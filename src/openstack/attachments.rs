@@ -2,13 +2,33 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::catalogue::Service;
+use super::catalogue::{Service, text};
+use super::version::Microversion;
 use super::volumes::is_busy;
 use super::wait::{Look, until};
 use super::{Cloud, CloudError};
 use crate::http::encoded;
+
+/// Since then an attachment tells all of [`Manner`], and takes it.
+const MANNER: Microversion = Microversion::new(2, 79);
+
+/// How a volume is in a server: what it has to be again when it goes back there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Manner {
+    /// E.g. `/dev/vdb`. Some hypervisors heed it; with others the order counts in which volumes are attached.
+    pub device: Option<String>,
+    /// By which the guest knows it, in its metadata.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Is the volume removed together with the server?
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub delete_on_termination: bool,
+}
 
 fn path(server: &str) -> String {
     format!("/servers/{}/os-volume_attachments", encoded(server))
@@ -17,15 +37,31 @@ fn path(server: &str) -> String {
 impl Cloud {
     /// Attaches a volume and waits until it is. One that is attached there already stays.
     pub async fn attach(&self, server: &str, volume: &str, patience: Duration) -> Result<(), CloudError> {
-        self.attach_as(server, volume, None, patience).await
+        self.attach_as(server, volume, &Manner::default(), patience).await
     }
 
-    /// The same under a device's name, which some hypervisors heed.
+    /// How a volume is attached. A cloud that does not tell tag and end (before Train) has only volumes without, as far as
+    /// they were attached to a server that was there.
+    pub async fn manner(&self, server: &str, volume: &str) -> Result<Manner, CloudError> {
+        let path = format!("{}/{}", path(server), encoded(volume));
+        let version = self.microversion(Service::Compute, MANNER).await;
+        let answer = self.json(Method::GET, Service::Compute, version, &path, None).await?;
+        let Some(shown) = answer.get("volumeAttachment") else {
+            return Err(CloudError::Shape { asked: format!("GET {path}"), what: "an attachment".to_owned() });
+        };
+        Ok(Manner {
+            device: text(shown, "device"),
+            tag: text(shown, "tag"),
+            delete_on_termination: shown["delete_on_termination"] == true,
+        })
+    }
+
+    /// The same as it was attached before.
     pub async fn attach_as(
         &self,
         server: &str,
         volume: &str,
-        device: Option<&str>,
+        manner: &Manner,
         patience: Duration,
     ) -> Result<(), CloudError> {
         let there = |volume: &super::volumes::Volume| {
@@ -34,17 +70,31 @@ impl Cloud {
         };
         if !there(&self.volume(volume).await?) {
             let mut body = json!({ "volumeAttachment": { "volumeId": volume } });
+            let Manner { device, tag, delete_on_termination } = manner;
+            let told = &mut body["volumeAttachment"];
             if let Some(device) = device {
-                body["volumeAttachment"]["device"] = json!(device);
+                told["device"] = json!(device);
             }
-            match self.post(Service::Compute, &path(server), &body).await {
+            if let Some(tag) = tag {
+                told["tag"] = json!(tag);
+            }
+            if *delete_on_termination {
+                told["delete_on_termination"] = json!(true);
+            }
+            let version = match tag.is_some() || *delete_on_termination {
+                true => self.microversion(Service::Compute, MANNER).await,
+                false => None,
+            };
+            let path = path(server);
+            let post = async || self.json(Method::POST, Service::Compute, version, &path, Some(&body)).await;
+            match post().await {
                 Ok(_) => {}
                 // It may be under way.
                 Err(error) if error.is_ambiguous() => {
                     tracing::warn!("{}: looking whether it was done all the same", crate::log::chain(&error));
                     tokio::time::sleep(Duration::from_secs(2)).await;
                     if self.volume(volume).await?.status == "available" {
-                        self.post(Service::Compute, &path(server), &body).await?;
+                        post().await?;
                     }
                 }
                 Err(error) => return Err(error),

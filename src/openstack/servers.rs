@@ -131,6 +131,35 @@ impl NewServer {
     }
 }
 
+/// What neither runs a guest nor writes to its disks.
+const HARMLESS: [&str; 12] = [
+    "attach_volume",
+    "detach_volume",
+    "attach_interface",
+    "detach_interface",
+    "createImage",
+    "createBackup",
+    "lock",
+    "unlock",
+    "pause",
+    "suspend",
+    "stop",
+    "trigger_crash_dump",
+];
+
+/// The newest of the actions that nova lists, but for [`HARMLESS`] ones.
+fn last_change(answer: &Value) -> Option<String> {
+    let known = array(answer, "instanceActions").iter().filter_map(|action| {
+        let name = text(action, "action")?;
+        let is_harmless = HARMLESS.contains(&name.as_str());
+        let change = (text(action, "start_time"), format!("{name} {}", text(action, "request_id")?));
+        (!is_harmless).then_some(change)
+    });
+    // Nova lists the newest first; of two at one time the last maximum is taken.
+    let known: Vec<_> = known.collect();
+    known.into_iter().rev().max_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, change)| change)
+}
+
 fn path(id: &str) -> String {
     format!("/servers/{}", encoded(id))
 }
@@ -149,6 +178,23 @@ impl Cloud {
         match self.server(id).await {
             Ok(server) => Ok(Some(server)),
             Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last thing done to a server after which its disks may be others, e.g. `start req-1f5a...`; `None` where its
+    /// cloud does not tell (it is a matter of its policy).
+    pub async fn last_change(&self, id: &str) -> Result<Option<String>, CloudError> {
+        let path = format!("{}/os-instance-actions", path(id));
+        match self.get(Service::Compute, &path).await {
+            Ok(answer) => Ok(last_change(&answer)),
+            Err(error) if error.status().is_some_and(|status| status < 500 || status == 501) => {
+                tracing::debug!(
+                    "whether server {id} runs meanwhile cannot be told: {}",
+                    crate::log::chain(&error)
+                );
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -290,6 +336,25 @@ mod tests {
         let alone = NewServer { ports: vec![], ..new };
         assert_eq!(alone.body("m", true)["server"]["networks"], "none");
         assert_eq!(alone.body("m", false)["server"].get("networks"), None);
+    }
+
+    #[test]
+    fn what_ran_or_changed_a_server_is_told_from_what_did_not() {
+        let action = |name: &str, second: u32| {
+            json!({ "action": name, "request_id": format!("req-{second}"),
+                "start_time": format!("2026-01-01T00:00:{second:02}.000000") })
+        };
+        let last = |actions: Vec<Value>| last_change(&json!({ "instanceActions": actions }));
+        let quiet = vec![action("detach_volume", 9), action("stop", 8), action("create", 1)];
+        assert_eq!(last(quiet.clone()).as_deref(), Some("create req-1"));
+        let ran = [vec![action("stop", 11), action("start", 10)], quiet.clone()].concat();
+        assert_eq!(last(ran.clone()).as_deref(), Some("start req-10"));
+        // In another order too.
+        assert_eq!(last(ran.into_iter().rev().collect()).as_deref(), Some("start req-10"));
+        // What this program does not know counts.
+        assert_eq!(last([vec![action("fly", 12)], quiet].concat()).as_deref(), Some("fly req-12"));
+        assert_eq!(last(vec![action("attach_volume", 1)]), None);
+        assert_eq!(last_change(&json!({})), None);
     }
 
     #[test]

@@ -92,8 +92,8 @@ pub struct SourceDisk {
     pub export: Export,
     /// `absolute_path` of the state file: where its host keeps it (contract.md 3.5).
     pub absolute_path: Option<String>,
-    /// Something that changes when the disk's content may have changed: size and time of the file, a change id. `None`
-    /// where the source has no such thing.
+    /// Something that changes when the disk's content may have changed: size and time of the file, a change id, the last
+    /// start of its server. `None` where the source has no such thing.
     pub mark: Option<String>,
     /// Largest read in bytes to begin with: 23 MiB from ESXi, 2 MiB through vCenter (contract.md 6.3, peers.md 6.3
     /// row 23).
@@ -143,6 +143,12 @@ pub async fn marks(job: &Job, opened: &Opened) -> Result<Vec<Option<String>>, So
     if matches!(job.plan.source, plan::Source::Vddk { .. }) {
         let now = vsphere::open(job).await?;
         return Ok(now.disks.into_iter().map(|disk| disk.mark).collect());
+    }
+    if matches!(job.plan.source, plan::Source::Openstack { .. }) {
+        // One for all; a cloud that did not tell it before is not asked again.
+        let before = opened.disks.first().and_then(|disk| disk.mark.as_ref());
+        let now = if before.is_some() { openstack::mark(&job.plan).await? } else { None };
+        return Ok(vec![now; opened.disks.len()]);
     }
     let mut marks = Vec::new();
     for disk in &opened.disks {

@@ -77,10 +77,15 @@ impl Side<'_> {
         path: &str,
         body: &str,
     ) -> Answer {
+        // Behind `@`: the microversion of nova.
+        let (path, version) = path.split_once('@').unwrap_or((path, "2.1"));
         let url = self.fill(&format!("{}{path}", self.url(service, project)));
         let body = self.fill(body);
         let token = self.names.get(token).map_or(token, String::as_str);
-        ask(method, &url, &[("X-Auth-Token", token)], (!body.is_empty()).then_some(body.as_bytes())).unwrap()
+        let version = format!("compute {version}");
+        let headers = [("X-Auth-Token", token), ("OpenStack-API-Version", version.as_str())];
+        let headers = &headers[..if service == Compute { 2 } else { 1 }];
+        ask(method, &url, headers, (!body.is_empty()).then_some(body.as_bytes())).unwrap()
     }
 }
 
@@ -108,6 +113,8 @@ fn lines() -> Vec<Line> {
     let offer = json!({"transfer": {"volume_id": "<v>", "name": "m"}});
     let accept = json!({"accept": {"auth_key": "<key>"}});
     let attach = json!({"volumeAttachment": {"volumeId": "<w>"}});
+    let manner =
+        json!({"volumeAttachment": {"volumeId": "<w>", "tag": "data", "delete_on_termination": true}});
     vec![
         ("GET", "p", Volume, "/volumes/x", none.clone(), None),
         (
@@ -216,6 +223,7 @@ fn lines() -> Vec<Line> {
         ("POST", "dest", Compute, "/servers", server("<flavor>", "<v>", "<port>"), Some(("s", "/server/id"))),
         ("WAIT", "dest", Compute, "/servers/<s>", json!(["/server/status", "ACTIVE"]), None),
         ("GET", "dest", Compute, "/servers/<s>", none.clone(), None),
+        ("GET", "dest", Compute, "/servers/<s>/os-instance-actions", none.clone(), None),
         ("GET", "dest", Compute, "/servers", none.clone(), None),
         ("GET", "dest", Compute, "/servers/detail", none.clone(), None),
         ("GET", "p", Compute, "/servers/<s>", none.clone(), None),
@@ -227,12 +235,22 @@ fn lines() -> Vec<Line> {
         ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "in-use"]), None),
         ("POST", "dest", Compute, "/servers/<s>/os-volume_attachments", attach, None),
         ("GET", "dest", Compute, "/servers/<s>/os-volume_attachments", none.clone(), None),
+        ("GET", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<v>", none.clone(), None),
+        ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
+        ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "available"]), None),
+        ("GET", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
+        ("POST", "dest", Compute, "/servers/<s>/os-volume_attachments", manner.clone(), None),
+        ("POST", "dest", Compute, "/servers/<s>/os-volume_attachments@2.79", manner, None),
+        ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "in-use"]), None),
+        ("GET", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>@2.79", none.clone(), None),
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "available"]), None),
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("DELETE", "dest", Compute, "/servers/<s>", none.clone(), None),
         ("WAIT", "dest", Volume, "/volumes/<v>", json!(["/volume/status", "available"]), None),
+        // For a moment its cloud shows one that is gone.
+        ("WAIT", "dest", Compute, "/servers/<s>", json!(["/itemNotFound/code", 404]), None),
         ("GET", "dest", Compute, "/servers/<s>", none.clone(), None),
         // The port was there before its server, and stays.
         ("GET", "dest", Network, "/ports/<port>", none.clone(), None),

@@ -172,7 +172,7 @@ impl Site {
         poll(LIMIT, cut).expect("all are killed");
     }
 
-    /// Both clouds when nothing is under way any more, and the devices of the source's volumes.
+    /// Both clouds when nothing is under way any more, and how the source's volumes are attached.
     fn now(&self) -> (Value, Value, Value) {
         let settled = |fake: &Fake| {
             for _ in 0..20 {
@@ -189,7 +189,7 @@ impl Site {
             })
         };
         let devices = self.source.world(|world| {
-            let device = |volume: &Volume| (volume.id.clone(), json!(volume.attached));
+            let device = |volume: &Volume| (volume.id.clone(), json!([volume.attached, volume.manner]));
             Value::Object(world.volumes.iter().map(device).collect())
         });
         (settled(&self.source), devices, settled(&self.destination))
@@ -270,6 +270,9 @@ fn furnish(cloud: &Fake, boot: Boot) -> Vec<String> {
                 let properties = [("hw_firmware_type", "uefi"), ("checksum", "0123"), ("min_disk", "1")];
                 volume.image_metadata =
                     properties.map(|(key, value)| (key.to_owned(), json!(value))).into_iter().collect();
+            }
+            if *device == "/dev/vdb" {
+                volume.manner = (Some("data".to_owned()), true);
             }
             volumes.push(id);
         }

@@ -246,6 +246,13 @@ pub async fn look(plan: &Plan) -> Result<Guest, OpenstackSourceError> {
     Ok(inventory::guest(plan, &inventory::look(&cloud, plan, &asked).await?))
 }
 
+/// See [`super::marks`]: nobody else may have the server run while its disks are copied.
+pub async fn mark(plan: &Plan) -> Result<Option<String>, OpenstackSourceError> {
+    let asked = Asked::of(plan)?;
+    let cloud = asked.login(plan).await?;
+    Ok(cloud.last_change(asked.vm).await?)
+}
+
 /// See [`super::open_disks`]. What it changes is put back by [`undo`], however the job ends.
 pub async fn open(
     job: &Job,
@@ -262,6 +269,8 @@ pub async fn open(
     for problem in undo(plan, &left, &mut records).await {
         tracing::warn!("{problem}");
     }
+    // Before its state: one that runs from now on is not what was found.
+    let mark = cloud.last_change(asked.vm).await?;
     let found = inventory::look(&cloud, plan, &asked).await?;
     let mut guest = inventory::guest(plan, &found);
     let address = converter::address(&found.converter);
@@ -274,7 +283,7 @@ pub async fn open(
     let disks = guest.disks.iter().zip(ports).map(|(disk, port)| SourceDisk {
         export: Export::Tunnel { host: converter.host().clone(), port, disk: disk.path.clone() },
         absolute_path: None,
-        mark: None,
+        mark: mark.clone(),
         read_size: READ_SIZE,
         connections: CONNECTIONS,
     });

@@ -6,11 +6,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::converter::Converter;
 use super::inventory::{self, Found, FoundDisk, What};
 use super::lock::{self, VolumeLock};
+use super::undo::Place;
 use super::{OpenstackSourceError, PATIENCE, step, waits_for};
 use crate::event::Event;
 use crate::guest::{self, Guest};
 use crate::job::Job;
 use crate::openstack::Cloud;
+use crate::openstack::attachments::Manner;
 use crate::openstack::volumes::{NewVolume, Volume};
 use crate::records::Records;
 use crate::things::{Kind, Side};
@@ -142,9 +144,11 @@ impl Moving<'_> {
         let id = &volume.id;
         self.say(format!("volume {id} to be detached from server {server}"));
         let mark = self.mark(&format!("detached-{id}"));
-        let of = serde_json::json!({ "server": server, "volume": id, "device": device }).to_string();
-        self.records.making(Side::Source, Kind::Detachment, &mark, &of)?;
         let failed = || step(format!("detach volume {id} from server {server}"));
+        let manner = self.cloud.manner(server, id).await.map_err(failed())?;
+        let manner = Manner { device: manner.device.or_else(|| Some(device.to_owned())), ..manner };
+        let place = Place { server: server.to_owned(), volume: id.clone(), manner };
+        self.records.making(Side::Source, Kind::Detachment, &mark, &place.to_string())?;
         self.cloud.detach(server, id, self.patience()).await.map_err(failed())?;
         self.records.made(&mark, id)?;
         self.cloud.volume_in(id, "available", self.patience()).await.map_err(failed())?;
@@ -166,8 +170,8 @@ impl Moving<'_> {
             }
             let before = self.converter.devices().await?;
             let mark = self.mark(&format!("attached-{id}"));
-            let of = serde_json::json!({ "server": host, "volume": id }).to_string();
-            self.records.making(Side::Source, Kind::Attachment, &mark, &of)?;
+            let place = Place { server: host.to_owned(), volume: id.clone(), manner: Manner::default() };
+            self.records.making(Side::Source, Kind::Attachment, &mark, &place.to_string())?;
             self.cloud.attach(host, id, self.patience()).await.map_err(failed())?;
             self.records.made(&mark, id)?;
             devices.push(self.converter.device_of(id, &before, self.patience()).await?);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::converter::Converter;
@@ -10,6 +10,7 @@ use super::lock::{self, VolumeLock};
 use super::{Asked, OpenstackSourceError, PATIENCE, sentence, step};
 use crate::log::chain;
 use crate::openstack::Cloud;
+use crate::openstack::attachments::Manner;
 use crate::plan::Plan;
 use crate::records::Records;
 use crate::source::ssh;
@@ -19,12 +20,19 @@ use crate::things::{Kind, Thing};
 const TAG: &str = "put-back";
 
 /// [`Thing::of`] of a volume in a server.
-#[derive(Debug, Deserialize)]
-struct Place {
-    server: String,
-    volume: String,
-    #[serde(default)]
-    device: Option<String>,
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) server: String,
+    pub(super) volume: String,
+    #[serde(flatten)]
+    pub(super) manner: Manner,
+}
+
+/// As the journal has it.
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        serde_json::json!(self).fmt(f)
+    }
 }
 
 /// [`Thing::of`] of an export.
@@ -49,7 +57,7 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
     };
     let mut undoing = Undoing { plan, cloud, asked, agent: None };
     let mut problems = Vec::new();
-    for thing in things {
+    for thing in in_order(things) {
         let undone = undoing.undo(thing).await;
         match undone.and_then(|()| Ok(records.gone(&thing.mark)?)) {
             Ok(()) => tracing::info!("{thing} at the source is put back or removed"),
@@ -57,6 +65,15 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
         }
     }
     problems
+}
+
+/// The last thing first; only volumes go back into their server in the order in which they were in it. That is how most
+/// hypervisors give them their devices: libvirt does not heed the names that it is told.
+fn in_order(things: &[Thing]) -> Vec<&Thing> {
+    let is_detached = |thing: &&Thing| thing.kind == Kind::Detachment;
+    let mut detached = things.iter().rev().filter(is_detached);
+    let next = |thing| if is_detached(&thing) { detached.next() } else { Some(thing) };
+    things.iter().filter_map(next).collect()
 }
 
 struct Undoing<'a> {
@@ -122,7 +139,7 @@ impl Undoing<'_> {
 
     /// Back into the server that it was taken out of, as the same device.
     async fn put_back(&self, place: &Place) -> Result<(), OpenstackSourceError> {
-        let Place { server, volume, device } = place;
+        let Place { server, volume, manner } = place;
         let failed = || step(format!("attach volume {volume} to server {server} again"));
         let patience = self.plan.tools.patience(PATIENCE);
         // Its detachment may still be under way.
@@ -136,7 +153,7 @@ impl Undoing<'_> {
         if shown.status != "available" {
             self.cloud.volume_in(volume, "available", patience).await.map_err(failed())?;
         }
-        self.cloud.attach_as(server, volume, device.as_deref(), patience).await.map_err(failed())
+        self.cloud.attach_as(server, volume, manner, patience).await.map_err(failed())
     }
 
     async fn agent(&mut self) -> Result<PathBuf, OpenstackSourceError> {
@@ -155,4 +172,46 @@ impl Undoing<'_> {
 fn place<'a, T: Deserialize<'a>>(thing: &'a Thing) -> Result<T, OpenstackSourceError> {
     serde_json::from_str(&thing.of)
         .map_err(|error| OpenstackSourceError::Unclear { reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::things::Side;
+
+    #[test]
+    fn volumes_go_back_in_the_order_in_which_they_were() {
+        let thing = |kind, mark: &str| Thing {
+            side: Side::Source,
+            kind,
+            mark: mark.to_owned(),
+            of: String::new(),
+            id: None,
+        };
+        let newest_first = [
+            thing(Kind::Export, "export"),
+            thing(Kind::Attachment, "in c"),
+            thing(Kind::Attachment, "in root"),
+            thing(Kind::Detachment, "c"),
+            thing(Kind::Detachment, "b"),
+            thing(Kind::Disk, "root"),
+            thing(Kind::Detachment, "a"),
+            thing(Kind::Snapshot, "snapshot"),
+        ];
+        let marks: Vec<&str> = in_order(&newest_first).iter().map(|thing| thing.mark.as_str()).collect();
+        assert_eq!(marks, ["export", "in c", "in root", "a", "b", "root", "c", "snapshot"]);
+    }
+
+    /// Also what an earlier version of this program wrote.
+    #[test]
+    fn the_journal_tells_how_a_volume_was_attached() {
+        let manner =
+            Manner { device: Some("/dev/vdb".into()), tag: Some("data".into()), delete_on_termination: true };
+        let place = Place { server: "s".into(), volume: "v".into(), manner };
+        let read: Place = serde_json::from_str(&place.to_string()).unwrap();
+        assert_eq!((read.server.as_str(), read.volume.as_str()), ("s", "v"));
+        assert_eq!(read.manner, place.manner);
+        let old: Place = serde_json::from_str(r#"{"server":"s","volume":"v","device":"/dev/vdc"}"#).unwrap();
+        assert_eq!(old.manner, Manner { device: Some("/dev/vdc".into()), ..Manner::default() });
+    }
 }

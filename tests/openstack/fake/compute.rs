@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::http::{Answer, Request};
-use super::state::{Image, Server, Token};
+use super::state::{Image, Server, Token, Volume};
 use super::{World, refuse};
 
 pub fn version() -> Answer {
@@ -100,7 +100,7 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
             let Some(at) = world.servers.iter().position(mine) else {
                 return refuse(404, &format!("Instance {id} could not be found."));
             };
-            one(world, at, method, rest, &request.body)
+            one(world, at, method, rest, request)
         }
         _ => refuse(404, "The resource could not be found."),
     }
@@ -174,6 +174,7 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         fault: doom,
         access: String::new(),
         image: None,
+        actions: vec!["create"],
     });
     let groups = json!([{"name": "default"}]);
     let groups =
@@ -185,9 +186,18 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
     )
 }
 
-fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) -> Answer {
-    let (looks, server) = (world.looks, world.servers[at].id.clone());
-    let attachment = |volume: &str, device: &str| json!({"id": volume, "volumeId": volume, "serverId": server, "device": device});
+fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Request) -> Answer {
+    let (looks, server, body) = (world.looks, world.servers[at].id.clone(), &request.body);
+    // Since 2.79; older ones neither show nor take it.
+    let has_manner = request.header("openstack-api-version") == Some("compute 2.79");
+    let attachment = |volume: &Volume| {
+        let device = volume.attached.as_ref().map(|(_, device)| device);
+        let mut shown = json!({"id": volume.id, "volumeId": volume.id, "serverId": server, "device": device});
+        if has_manner {
+            (shown["tag"], shown["delete_on_termination"]) = (json!(volume.manner.0), json!(volume.manner.1));
+        }
+        json!(shown)
+    };
     match (method, path) {
         ("GET", []) => Answer::new(200, json!({"server": shown(world, &world.servers[at])})),
         ("DELETE", []) => {
@@ -195,16 +205,25 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
             server.next = Some((looks, "GONE"));
             Answer::empty(204)
         }
-        ("GET", ["os-volume_attachments"]) => {
-            let device = |id: &str| {
-                world.volume(id).and_then(|volume| volume.attached.clone()).map(|(_, device)| device)
+        ("GET", ["os-instance-actions"]) => {
+            let server = &world.servers[at];
+            let action = |(number, action): (usize, &&str)| {
+                json!({"action": action, "instance_uuid": server.id, "message": null, "project_id": server.project,
+                    "request_id": format!("req-{number}"), "start_time": "2026-01-01T00:00:00.000000", "user_id": "admin"})
             };
-            let all: Vec<Value> = world.servers[at]
-                .volumes
-                .iter()
-                .map(|id| attachment(id, &device(id).unwrap_or_default()))
-                .collect();
-            Answer::new(200, json!({"volumeAttachments": all}))
+            let all: Vec<Value> = server.actions.iter().enumerate().map(action).rev().collect();
+            Answer::new(200, json!({"instanceActions": all}))
+        }
+        ("GET", ["os-volume_attachments"]) => {
+            let volumes = world.servers[at].volumes.iter().filter_map(|id| world.volume(id));
+            Answer::new(200, json!({"volumeAttachments": volumes.map(attachment).collect::<Vec<_>>()}))
+        }
+        ("GET", ["os-volume_attachments", id]) => {
+            let volume = world.servers[at].volumes.iter().find(|own| own == id);
+            match volume.and_then(|id| world.volume(id)) {
+                Some(volume) => Answer::new(200, json!({"volumeAttachment": attachment(volume)})),
+                None => refuse(404, &format!("Instance {server} is not attached to volume {id}")),
+            }
         }
         ("POST", ["action"]) if body["createImage"].is_object() => {
             let wanted = &body["createImage"];
@@ -221,16 +240,22 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
             // Since 2.45.
             let answer = json!({"image_id": image.id});
             world.images.push(image);
+            world.servers[at].actions.push("createImage");
             Answer::new(202, answer)
         }
         ("POST", ["os-volume_attachments"]) => {
             let id = body["volumeAttachment"]["volumeId"].as_str().unwrap_or_default().to_owned();
             let project = world.servers[at].project.clone();
-            let device = format!(
-                "/dev/vd{}",
-                char::from(b'b' + u8::try_from(world.servers[at].volumes.len()).unwrap())
-            );
-            let device = body["volumeAttachment"]["device"].as_str().map_or(device, str::to_owned);
+            let wanted = &body["volumeAttachment"];
+            if !has_manner && (wanted.get("tag").is_some() || wanted.get("delete_on_termination").is_some()) {
+                return refuse(400, "Invalid input for field/attribute volumeAttachment.");
+            }
+            // The first that is free, whatever name is asked for: so does libvirt.
+            let device =
+                (b'b'..=b'z').map(|letter| format!("/dev/vd{}", char::from(letter))).find(|device| {
+                    let place = Some((server.clone(), device.clone()));
+                    !world.volumes.iter().any(|volume| volume.attached == place)
+                });
             let volume = world.volumes.iter_mut().find(|volume| volume.id == id && volume.project == project);
             let Some(volume) = volume else {
                 return refuse(404, &format!("Volume {id} could not be found."));
@@ -248,9 +273,13 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
                 );
             }
             (volume.status, volume.next) = ("attaching", Some((looks, "in-use")));
-            volume.attached = Some((server.clone(), device.clone()));
-            world.servers[at].volumes.push(id.clone());
-            Answer::new(200, json!({"volumeAttachment": attachment(&id, &device)}))
+            volume.attached = device.map(|device| (server.clone(), device));
+            volume.manner =
+                (wanted["tag"].as_str().map(str::to_owned), wanted["delete_on_termination"] == true);
+            let answer = json!({"volumeAttachment": attachment(volume)});
+            world.servers[at].volumes.push(id);
+            world.servers[at].actions.push("attach_volume");
+            Answer::new(200, answer)
         }
         ("DELETE", ["os-volume_attachments", id]) => {
             if !world.servers[at].volumes.iter().any(|own| own == id) {
@@ -268,6 +297,7 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], body: &Value) 
             }
             (volume.status, volume.next) = ("detaching", Some((looks, "available")));
             world.servers[at].volumes.retain(|own| own != id);
+            world.servers[at].actions.push("detach_volume");
             Answer::empty(202)
         }
         _ => refuse(404, "The resource could not be found."),

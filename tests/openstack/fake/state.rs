@@ -37,6 +37,8 @@ pub struct Volume {
     pub image_metadata: Map<String, Value>,
     /// Server and device.
     pub attached: Option<(String, String)>,
+    /// With its attachment: its tag, and whether it goes with the server.
+    pub manner: (Option<String>, bool),
     /// Whose bytes it was made with: a volume's, or a server's own disk.
     pub origin: Option<String>,
 }
@@ -103,6 +105,8 @@ pub struct Server {
     pub access: String,
     /// What it was booted from, if it is no volume.
     pub image: Option<String>,
+    /// What was done to it, the oldest first.
+    pub actions: Vec<&'static str>,
 }
 
 /// Who has it, its name, and the ranges of its subnets.
@@ -196,6 +200,7 @@ impl World {
             fault: None,
             access: String::new(),
             image: None,
+            actions: vec!["create"],
         });
     }
 
@@ -214,6 +219,7 @@ impl World {
             metadata: Map::new(),
             image_metadata: Map::new(),
             attached: None,
+            manner: (None, false),
             origin: None,
         });
         self.volumes.last_mut().unwrap()
