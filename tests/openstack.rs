@@ -18,6 +18,8 @@ pub mod lab;
 pub mod plugger;
 /// Jobs on the real services.
 mod real;
+/// A guest of them that goes to another project.
+mod real_source;
 /// A guest converted there by the real virt-v2v.
 mod real_virt_v2v;
 /// What is refused or told before virt-v2v runs, and odd names.

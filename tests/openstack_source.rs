@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 /// The conversion host beside the guest.
-mod converter;
+pub mod converter;
 /// Failures at each step, signals, power cuts.
 mod failures;
 /// Interrupted jobs that are gone on with, and guests that ran meanwhile.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::catalogue::{Service, text};
 use super::version::Microversion;
@@ -30,6 +31,11 @@ pub struct Manner {
     pub delete_on_termination: bool,
 }
 
+/// The part of the patience that nova has to forget a volume that is detached for cinder.
+const FORGETTING: u32 = 10;
+/// Pause between two looks at that.
+const AGAIN: Duration = Duration::from_millis(500);
+
 fn path(server: &str) -> String {
     format!("/servers/{}/os-volume_attachments", encoded(server))
 }
@@ -40,15 +46,16 @@ impl Cloud {
         self.attach_as(server, volume, &Manner::default(), patience).await
     }
 
-    /// How a volume is attached. A cloud that does not tell tag and end (before Train) has only volumes without, as far as
-    /// they were attached to a server that was there.
+    /// How a volume is attached, as far as its cloud tells: tag and end since Train.
     pub async fn manner(&self, server: &str, volume: &str) -> Result<Manner, CloudError> {
         let path = format!("{}/{}", path(server), encoded(volume));
         let version = self.microversion(Service::Compute, MANNER).await;
-        let answer = self.json(Method::GET, Service::Compute, version, &path, None).await?;
-        let Some(shown) = answer.get("volumeAttachment") else {
-            return Err(CloudError::Shape { asked: format!("GET {path}"), what: "an attachment".to_owned() });
+        let answer = match self.json(Method::GET, Service::Compute, version, &path, None).await {
+            Ok(answer) => answer,
+            Err(error) if error.status().is_some_and(|status| status < 500) => return Ok(Manner::default()),
+            Err(error) => return Err(error),
         };
+        let shown = &answer["volumeAttachment"];
         Ok(Manner {
             device: text(shown, "device"),
             tag: text(shown, "tag"),
@@ -69,6 +76,7 @@ impl Cloud {
                 && volume.attachments.iter().any(|attachment| attachment.server == server)
         };
         if !there(&self.volume(volume).await?) {
+            self.forgotten(server, volume, patience).await?;
             let mut body = json!({ "volumeAttachment": { "volumeId": volume } });
             let Manner { device, tag, delete_on_termination } = manner;
             let told = &mut body["volumeAttachment"];
@@ -121,8 +129,8 @@ impl Cloud {
         .await
     }
 
-    /// Detaches a volume and waits until it is available, or in other servers only. One that is not attached there is left
-    /// as it is.
+    /// Detaches a volume and waits until it is available, or in other servers only, for both services. One that is not
+    /// attached there is left as it is.
     pub async fn detach(&self, server: &str, volume: &str, patience: Duration) -> Result<(), CloudError> {
         let path = format!("{}/{}", path(server), encoded(volume));
         let mut asked = false;
@@ -149,6 +157,26 @@ impl Cloud {
             }
             Ok(Look::Not(shown.status))
         })
-        .await
+        .await?;
+        self.forgotten(server, volume, patience).await
+    }
+
+    /// Waits until a volume that cinder has taken out of a server is no disk of it for nova either: that comes a moment
+    /// later, and until then no server may have it. A record that stays is a fault of its own, and no reason to fail.
+    async fn forgotten(&self, server: &str, volume: &str, patience: Duration) -> Result<(), CloudError> {
+        let path = format!("{}/{}", path(server), encoded(volume));
+        let begun = Instant::now();
+        while begun.elapsed() < patience / FORGETTING {
+            match self.get(Service::Compute, &path).await {
+                Ok(shown) if text(&shown["volumeAttachment"], "volumeId").as_deref() == Some(volume) => {
+                    sleep(AGAIN.min(patience / FORGETTING)).await;
+                }
+                Ok(_) => return Ok(()),
+                Err(error) if error.status().is_some_and(|status| status < 500) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        tracing::warn!("nova still takes volume {volume} for a disk of server {server}, and cinder does not");
+        Ok(())
     }
 }

@@ -113,8 +113,7 @@ fn lines() -> Vec<Line> {
     let offer = json!({"transfer": {"volume_id": "<v>", "name": "m"}});
     let accept = json!({"accept": {"auth_key": "<key>"}});
     let attach = json!({"volumeAttachment": {"volumeId": "<w>"}});
-    let manner =
-        json!({"volumeAttachment": {"volumeId": "<w>", "tag": "data", "delete_on_termination": true}});
+    let manner = json!({"volumeAttachment": {"volumeId": "<w>", "delete_on_termination": true}});
     vec![
         ("GET", "p", Volume, "/volumes/x", none.clone(), None),
         (
@@ -239,6 +238,15 @@ fn lines() -> Vec<Line> {
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<v>", none.clone(), None),
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "available"]), None),
+        // Nova forgets it later.
+        (
+            "WAIT",
+            "dest",
+            Compute,
+            "/servers/<s>/os-volume_attachments/<w>",
+            json!(["/itemNotFound/code", 404]),
+            None,
+        ),
         ("GET", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("POST", "dest", Compute, "/servers/<s>/os-volume_attachments", manner.clone(), None),
         ("POST", "dest", Compute, "/servers/<s>/os-volume_attachments@2.79", manner, None),
@@ -246,6 +254,14 @@ fn lines() -> Vec<Line> {
         ("GET", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>@2.79", none.clone(), None),
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("WAIT", "dest", Volume, "/volumes/<w>", json!(["/volume/status", "available"]), None),
+        (
+            "WAIT",
+            "dest",
+            Compute,
+            "/servers/<s>/os-volume_attachments/<w>",
+            json!(["/itemNotFound/code", 404]),
+            None,
+        ),
         ("DELETE", "dest", Compute, "/servers/<s>/os-volume_attachments/<w>", none.clone(), None),
         ("DELETE", "dest", Compute, "/servers/<s>", none.clone(), None),
         ("WAIT", "dest", Volume, "/volumes/<v>", json!(["/volume/status", "available"]), None),

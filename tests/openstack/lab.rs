@@ -164,10 +164,10 @@ impl Lab {
     pub fn ask(&self, method: &str, project: &str, service: Service, path: &str, body: &Value) -> Answer {
         let url = format!("{}{path}", self.url(service, project));
         let body = (!body.is_null()).then(|| body.to_string());
-        // Of nova 2.37: a server may have no network.
+        // Of nova 2.79: a server may have no network, and an attachment shows all that it is.
         let headers =
-            [("X-Auth-Token", self.tokens[project].0.as_str()), ("OpenStack-API-Version", "compute 2.37")];
-        let headers = &headers[..if service == Service::Compute && method == "POST" { 2 } else { 1 }];
+            [("X-Auth-Token", self.tokens[project].0.as_str()), ("OpenStack-API-Version", "compute 2.79")];
+        let headers = &headers[..if service == Service::Compute { 2 } else { 1 }];
         ask(method, &url, headers, body.as_deref().map(str::as_bytes))
             .unwrap_or_else(|error| panic!("{url}: {error}"))
     }

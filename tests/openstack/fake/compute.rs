@@ -174,6 +174,7 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         fault: doom,
         access: String::new(),
         image: None,
+        leaving: Vec::new(),
         actions: vec!["create"],
     });
     let groups = json!([{"name": "default"}]);
@@ -219,6 +220,14 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Requ
             Answer::new(200, json!({"volumeAttachments": volumes.map(attachment).collect::<Vec<_>>()}))
         }
         ("GET", ["os-volume_attachments", id]) => {
+            if let Some((_, looks)) =
+                world.servers[at].leaving.iter_mut().find(|(own, looks)| own == id && *looks > 0)
+            {
+                *looks -= 1;
+                let volume = world.volume(id).cloned().unwrap();
+                return Answer::new(200, json!({"volumeAttachment": attachment(&volume)}));
+            }
+            world.servers[at].leaving.retain(|(own, _)| own != id);
             let volume = world.servers[at].volumes.iter().find(|own| own == id);
             match volume.and_then(|id| world.volume(id)) {
                 Some(volume) => Answer::new(200, json!({"volumeAttachment": attachment(volume)})),
@@ -260,7 +269,10 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Requ
             let Some(volume) = volume else {
                 return refuse(404, &format!("Volume {id} could not be found."));
             };
-            if let Some((other, _)) = &volume.attached {
+            let leaving =
+                world.servers.iter().find(|server| server.leaving.iter().any(|(own, _)| *own == id));
+            let leaving = leaving.map(|server| (server.id.clone(), String::new()));
+            if let Some((other, _)) = volume.attached.as_ref().or(leaving.as_ref()) {
                 let words = format!("Invalid volume: volume {id} is already attached to instances: {other}");
                 return refuse(400, &words);
             }
@@ -297,6 +309,7 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Requ
             }
             (volume.status, volume.next) = ("detaching", Some((looks, "available")));
             world.servers[at].volumes.retain(|own| own != id);
+            world.servers[at].leaving.push(((*id).to_owned(), looks));
             world.servers[at].actions.push("detach_volume");
             Answer::empty(202)
         }

@@ -105,6 +105,8 @@ pub struct Server {
     pub access: String,
     /// What it was booted from, if it is no volume.
     pub image: Option<String>,
+    /// Volumes that cinder has taken out of it, and it has not forgotten: for so many looks.
+    pub leaving: Vec<(String, u32)>,
     /// What was done to it, the oldest first.
     pub actions: Vec<&'static str>,
 }
@@ -200,6 +202,7 @@ impl World {
             fault: None,
             access: String::new(),
             image: None,
+            leaving: Vec::new(),
             actions: vec!["create"],
         });
     }
