@@ -12,6 +12,8 @@ mod faults;
 mod honest;
 /// HTTP.
 pub mod http;
+/// HTTPS, and whose certificate is believed.
+mod https;
 /// The real services, started once.
 pub mod lab;
 /// Volumes of servers as devices of this host.
