@@ -56,7 +56,7 @@ fn what_is_wrong_with_the_destination_is_said_before_anything_is_made() {
         (
             |_| (),
             json!({"conversion_host_uuid": "/api/vms/none"}),
-            "VM none not found, how can this script be running on a machine that does not exist?",
+            "VM none not found,\nhow can this script be running on a machine that does not exist?",
         ),
         (
             |world| {
@@ -64,7 +64,7 @@ fn what_is_wrong_with_the_destination_is_said_before_anything_is_made() {
                 world.vms.get_mut(&host).unwrap()["status"] = "paused".into();
             },
             json!({}),
-            "is not running, how can this script be running on a machine that is not up?",
+            "is not running,\nhow can this script be running on a machine that is not up?",
         ),
         (|_| (), mapped, "nowhere is neither a network of the cluster \"Default\" with a vNIC profile"),
         (

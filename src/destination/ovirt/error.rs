@@ -104,17 +104,13 @@ pub enum OvirtError {
         needed: u64,
     },
     /// contract.md 1.2.
-    #[error(
-        "VM {id} is not running, how can this script be running on a machine that is not up? (conversion_host_uuid)"
-    )]
+    #[error("VM {id} is not running,\nhow can this script be running on a machine that is not up?")]
     HostNotUp {
         /// `conversion_host_uuid`.
         id: String,
     },
     /// contract.md 1.2.
-    #[error(
-        "VM {id} not found, how can this script be running on a machine that does not exist? (conversion_host_uuid)"
-    )]
+    #[error("VM {id} not found,\nhow can this script be running on a machine that does not exist?")]
     NoHost {
         /// `conversion_host_uuid`.
         id: String,
