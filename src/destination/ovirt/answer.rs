@@ -21,9 +21,11 @@ pub fn flag(value: &Value, key: &str) -> Option<bool> {
     value.as_bool().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
-/// The id of the thing, or of what it refers to by `key`.
+/// The id of what a thing refers to by `key`; a link ends with it.
 pub fn id_of<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    text(value.get(key)?, "id")
+    let other = value.get(key)?;
+    let link = || text(other, "href")?.trim_end_matches('/').rsplit('/').next();
+    text(other, "id").or_else(link)
 }
 
 /// The elements of a collection; `None` for something else than one. Of one element some servers make no list.
@@ -85,6 +87,14 @@ mod tests {
             (Some(true), Some(false), None)
         );
         assert_eq!((text(&value, "e"), text(&value, "f")), (None, Some("x")));
+    }
+
+    #[test]
+    fn a_reference_is_an_id_or_a_link() {
+        let thing =
+            json!({"a": {"id": "x", "href": "/api/things/y"}, "b": {"href": "/api/things/y/"}, "c": {}});
+        assert_eq!((id_of(&thing, "a"), id_of(&thing, "b")), (Some("x"), Some("y")));
+        assert_eq!((id_of(&thing, "c"), id_of(&thing, "d")), (None, None));
     }
 
     #[test]

@@ -68,8 +68,12 @@ impl Address {
         url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| wrong())?;
         url.set_query(None);
         url.set_fragment(None);
-        let api = url.as_str().trim_end_matches('/').to_owned();
         let root = url.origin().ascii_serialization();
+        let api = match url.path().trim_matches('/') {
+            // Only the engine, or its web page.
+            "" | "ovirt-engine" => format!("{root}/ovirt-engine/api"),
+            _ => url.as_str().trim_end_matches('/').to_owned(),
+        };
         let base = match api.strip_suffix("/api") {
             Some(base) => base.to_owned(),
             None => format!("{root}/ovirt-engine"),
@@ -94,6 +98,13 @@ mod tests {
             ),
             ("http://bob%40ad.x@e/api?x#y", "http://e/api", "http://e", "bob@ad.x"),
             ("https://admin@internal@e/api", "https://e/api", "https://e", "admin@internal"),
+            ("https://bob@e", "https://e/ovirt-engine/api", "https://e/ovirt-engine", "bob"),
+            (
+                "https://e:8443/ovirt-engine/",
+                "https://e:8443/ovirt-engine/api",
+                "https://e:8443/ovirt-engine",
+                USER,
+            ),
             ("https://e/rhevm", "https://e/rhevm", "https://e/ovirt-engine", USER),
         ] {
             let at = Address::of(url).unwrap();
