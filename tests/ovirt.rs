@@ -6,12 +6,14 @@
 //! ([`faults`]).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+/// Jobs that are cancelled while the engine works.
+mod cancelled;
 /// Its rules about disks.
 pub mod disks;
 /// Answers, tokens and connections of the engine.
 pub mod engine;
 /// Requests that fail, time out, are refused or are lost, wherever they stand.
-mod faults;
+pub mod faults;
 /// Jobs that are killed while the engine works.
 mod killed;
 /// What is looked up, and said when it is wrong.
@@ -22,5 +24,7 @@ mod one_phase;
 pub mod site;
 /// The program makes the disks.
 mod two_phase;
+/// Engines that answer otherwise than this one, and are right.
+mod variants;
 /// What the engine holds, and its rules.
 pub mod world;

@@ -81,7 +81,9 @@ impl World {
 
     pub fn cancel(&mut self, id: &str) -> Answer {
         let Some(transfer) = self.transfers.get_mut(id) else { return missing() };
-        transfer["phase"] = "finished_failure".into();
+        if !self.stubborn {
+            transfer["phase"] = "finished_failure".into();
+        }
         let disk = transfer["image"]["id"].as_str().unwrap().to_owned();
         self.locked.insert(disk, Some(1));
         (200, json!({"status": "complete"}))
@@ -106,9 +108,10 @@ impl World {
         let (Some(active), Some(bootable)) = (body["active"].as_bool(), body["bootable"].as_bool()) else {
             return refused(400, "active and bootable are wanted");
         };
+        let id = if self.own_ids { self.id() } else { disk.clone() };
         let attachment =
-            Attachment { vm: vm.to_owned(), disk, active, bootable, interface: text("interface") };
-        let answer = shown(&attachment);
+            Attachment { id, vm: vm.to_owned(), disk, active, bootable, interface: text("interface") };
+        let answer = self.shown(&attachment);
         if active {
             self.link(&attachment);
         }
@@ -116,12 +119,13 @@ impl World {
         (201, answer)
     }
 
-    pub fn attachment(&mut self, method: &str, vm: &str, disk: &str, body: &Value, keep: bool) -> Answer {
-        let Some(at) = self.attachments.iter().position(|one| one.vm == vm && one.disk == disk) else {
+    pub fn attachment(&mut self, method: &str, vm: &str, id: &str, body: &Value, keep: bool) -> Answer {
+        let Some(at) = self.attachments.iter().position(|one| one.vm == vm && one.id == id) else {
             return missing();
         };
+        let disk = self.attachments[at].disk.clone();
         match method {
-            "GET" => (200, shown(&self.attachments[at])),
+            "GET" => (200, self.shown(&self.attachments[at])),
             "PUT" => {
                 if let Some(active) = body["active"].as_bool() {
                     self.attachments[at].active = active;
@@ -129,25 +133,36 @@ impl World {
                     if active { self.link(&one) } else { self.unlink(&one) }
                 }
                 if let Some(shareable) = body["disk"]["shareable"].as_bool() {
-                    self.disks.get_mut(disk).unwrap()["shareable"] = shareable.into();
+                    self.disks.get_mut(&disk).unwrap()["shareable"] = shareable.into();
                 }
-                (200, shown(&self.attachments[at]))
+                (200, self.shown(&self.attachments[at]))
             }
             "DELETE" => {
                 if self.attachments[at].active && self.vms[vm]["status"] == "up" {
                     return refused(409, "[Cannot detach Virtual Disk. The disk is active in a running VM.]");
                 }
                 self.attachments.remove(at);
-                if keep { (200, json!({})) } else { self.remove_disk(disk) }
+                if keep { (200, json!({})) } else { self.remove_disk(&disk) }
             }
             _ => (405, Value::Null),
         }
     }
 
+    /// An attachment, as the engine shows it.
+    pub fn shown(&self, attachment: &Attachment) -> Value {
+        let Attachment { id, vm, disk, active, bootable, interface } = attachment;
+        let mut shown = json!({"id": id, "disk": {"id": disk}, "vm": {"id": vm}, "bootable": bootable,
+            "interface": interface});
+        if !self.mute {
+            shown["active"] = (*active).into();
+        }
+        shown
+    }
+
     /// Plugging in makes a device, as udev names it.
     fn link(&mut self, attachment: &Attachment) {
         if attachment.vm == self.host {
-            let link = link(&attachment.disk);
+            let link = link(&attachment.id);
             fs::remove_file(&link).ok();
             std::os::unix::fs::symlink(self.file(&attachment.disk), &link).unwrap();
             self.links.push(link);
@@ -156,19 +171,12 @@ impl World {
 
     pub fn unlink(&mut self, attachment: &Attachment) {
         if attachment.vm == self.host {
-            fs::remove_file(link(&attachment.disk)).ok();
+            fs::remove_file(link(&attachment.id)).ok();
         }
     }
 }
 
-/// The device of a disk in its machine.
-pub fn link(disk: &str) -> PathBuf {
-    Path::new(DEVICES).join(format!("virtio-{}", &disk[..20]))
-}
-
-/// An attachment, as the engine shows it.
-pub fn shown(attachment: &Attachment) -> Value {
-    let Attachment { vm, disk, active, bootable, interface } = attachment;
-    json!({"id": disk, "disk": {"id": disk}, "vm": {"id": vm}, "active": active, "bootable": bootable,
-        "interface": interface})
+/// The device of an attachment in its machine.
+pub fn link(attachment: &str) -> PathBuf {
+    Path::new(DEVICES).join(format!("virtio-{}", &attachment[..20]))
 }

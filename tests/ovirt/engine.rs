@@ -53,6 +53,12 @@ impl Request {
 pub enum Effect {
     /// This status and these words; nothing is done.
     Refuse(u16, &'static str),
+    /// This status and these bytes; nothing is done.
+    Say(u16, &'static str),
+    /// It is done, and these bytes are the answer.
+    DoAndSay(&'static str),
+    /// It is done a while later, whether somebody still waits for it or not.
+    Late(Duration),
     /// All tokens are over.
     Expire,
     /// The connection ends; it is not done.
@@ -217,6 +223,9 @@ impl Surface {
         let request = read(&mut stream)?;
         self.requests.lock().unwrap().push(request.clone());
         let effect = self.effect(&request.line());
+        if let Some(Effect::Say(status, words)) = effect {
+            return say(&mut stream, status, words);
+        }
         let done = match effect {
             Some(Effect::Refuse(status, words)) => {
                 (status, json!({"reason": "Operation Failed", "detail": words}))
@@ -230,7 +239,27 @@ impl Surface {
                 self.world.lock().unwrap().tokens.clear();
                 self.answer(&request)
             }
-            Some(Effect::DropAfter | Effect::SilenceAfter) | None => self.answer(&request),
+            Some(Effect::Late(pause)) => {
+                // The disk it is about is locked meanwhile.
+                let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
+                let disk = body["disk"]["id"].as_str().unwrap_or_default().to_owned();
+                self.world.lock().unwrap().locked.insert(disk.clone(), None);
+                std::thread::sleep(pause);
+                // Whose request it is was looked at when it came.
+                let token = request.authorization.trim_start_matches("Bearer ").to_owned();
+                let mut world = self.world.lock().unwrap();
+                world.locked.remove(&disk);
+                let is_new = world.tokens.insert(token.clone());
+                drop(world);
+                let answer = self.answer(&request);
+                if is_new {
+                    self.world.lock().unwrap().tokens.remove(&token);
+                }
+                answer
+            }
+            Some(Effect::DropAfter | Effect::SilenceAfter | Effect::Say(..) | Effect::DoAndSay(_)) | None => {
+                self.answer(&request)
+            }
         };
         match effect {
             Some(Effect::DropAfter) => return Ok(()),
@@ -241,15 +270,12 @@ impl Surface {
             _ => {}
         }
         let (status, body) = done;
-        let body = if body.is_null() { String::new() } else { as_text(body).to_string() };
-        let head = format!(
-            "HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body.as_bytes())?;
-        stream.conn.send_close_notify();
-        stream.flush()
+        let body = match effect {
+            Some(Effect::DoAndSay(words)) => words.to_owned(),
+            _ if body.is_null() => String::new(),
+            _ => as_text(body).to_string(),
+        };
+        say(&mut stream, status, &body)
     }
 
     /// The fault that this request meets.
@@ -307,6 +333,23 @@ impl Surface {
             }
         }
     }
+}
+
+fn say(
+    stream: &mut StreamOwned<ServerConnection, TcpStream>,
+    status: u16,
+    body: &str,
+) -> std::io::Result<()> {
+    let challenge = if status == 401 { "WWW-Authenticate: Basic realm=\"engine\"\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\n{challenge}Connection: close\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    stream.conn.send_close_notify();
+    stream.flush()
 }
 
 /// As an engine writes its JSON: numbers and booleans are texts.

@@ -7,7 +7,7 @@ use super::engine::{Effect, Fault};
 use super::site::{Lab, message};
 
 /// The requests of a whole job.
-const STEPS: [&str; 14] = [
+pub const STEPS: [&str; 14] = [
     "^POST /ovirt-engine/sso/oauth/token",
     "^GET vms$",
     "^GET clusters$",
@@ -25,13 +25,13 @@ const STEPS: [&str; 14] = [
 ];
 
 /// A fault at a step: `HOST` is the conversion host, `NEW` any other machine.
-fn at(lab: &Lab, line: &str, effect: Effect) -> Fault {
+pub fn at(lab: &Lab, line: &str, effect: Effect) -> Fault {
     let host = lab.engine.world().host.clone();
     let fault = Fault::at(&line.replace("HOST", &host).replace("NEW", "[^/]+"), effect);
     if line.contains("NEW") { fault.without(&host) } else { fault }
 }
 
-fn document(lab: &Lab) -> Value {
+pub fn document(lab: &Lab) -> Value {
     let xml = lab.site.sandbox.path("guest.xml");
     let disk = |index: usize| {
         format!(

@@ -122,7 +122,7 @@ impl Lab {
             let expected = converted(self.site.bytes(index));
             assert_eq!(bytes.len(), expected.len().next_multiple_of(4096));
             assert_eq!(blake3::hash(&bytes[..expected.len()]), blake3::hash(&expected), "disk {index}");
-            assert!(!super::disks::link(&attachment.disk).exists(), "it is still a device of this host");
+            assert!(!super::disks::link(&attachment.id).exists(), "it is still a device of this host");
         }
         drop(world);
         assert_eq!(self.site.names("tmp"), [""; 0]);

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::disks::shown;
 use super::engine::Request;
 
 /// The cluster, its data center, its storage domain.
@@ -20,6 +19,7 @@ pub type Answer = (u16, Value);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
+    pub id: String,
     pub vm: String,
     pub disk: String,
     pub active: bool,
@@ -53,6 +53,12 @@ pub struct World {
     pub locked: BTreeMap<String, Option<u32>>,
     /// New disks cannot be made.
     pub illegal: bool,
+    /// Attachments have ids of their own.
+    pub own_ids: bool,
+    /// It does not say whether an attachment is active.
+    pub mute: bool,
+    /// A cancelled transfer is never over.
+    pub stubborn: bool,
     /// Collections that it does not know.
     pub unknown: Vec<&'static str>,
     /// The machine that the tests run on.
@@ -98,6 +104,9 @@ impl World {
             lock: Some(2),
             locked: BTreeMap::new(),
             illegal: false,
+            own_ids: false,
+            mute: false,
+            stubborn: false,
             unknown: Vec::new(),
             host: String::new(),
             directory: directory.to_owned(),
@@ -151,6 +160,7 @@ impl World {
     pub fn give(&mut self, vm: &str, disk: &str) {
         let (vm, disk) = (vm.to_owned(), disk.to_owned());
         self.attachments.push(Attachment {
+            id: disk.clone(),
             vm,
             disk,
             active: true,
@@ -235,7 +245,7 @@ impl World {
             },
             ("GET", ["vms", id, "diskattachments"]) if self.vms.contains_key(*id) => {
                 let all: Vec<Value> =
-                    self.attachments.iter().filter(|one| one.vm == *id).map(shown).collect();
+                    self.attachments.iter().filter(|one| one.vm == *id).map(|one| self.shown(one)).collect();
                 (200, json!({"disk_attachment": all}))
             }
             ("POST", ["vms", id, "diskattachments"]) if self.vms.contains_key(*id) => self.attach(id, &body),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::answer::text;
-use super::client::{Engine, LONG, Wait, is_active};
+use super::answer::{flag, id_of, list, text};
+use super::client::{Engine, LONG, Wait};
 use super::create::{self, New, create};
 use super::disks::Disk;
 use super::{OvirtError, Prepared};
@@ -18,7 +18,7 @@ use crate::destination::{DestinationError, Work};
 use crate::domain::Placed;
 use crate::http::encoded;
 use crate::plan::DiskFormat;
-use crate::things::{Kind, Side};
+use crate::things::{Kind, Side, Thing};
 
 /// Where udev links devices by their serial numbers.
 const DEVICES: &str = "/dev/disk/by-id";
@@ -60,8 +60,29 @@ pub fn parts(of: &str) -> Option<(&str, &str)> {
     of.split_once('/')
 }
 
-fn path(machine: &str, disk: &str) -> String {
-    format!("vms/{}/diskattachments/{}", encoded(machine), encoded(disk))
+/// The attachments of a machine.
+pub fn collection(machine: &str) -> String {
+    format!("vms/{}/diskattachments", encoded(machine))
+}
+
+/// One of them.
+pub fn path(machine: &str, attachment: &str) -> String {
+    format!("{}/{}", collection(machine), encoded(attachment))
+}
+
+/// The attachment of a disk. In oVirt it has its disk's id, which the API does not promise.
+pub async fn find(
+    engine: &Engine,
+    what: &str,
+    machine: &str,
+    disk: &str,
+) -> Result<Option<Value>, OvirtError> {
+    if let Some(found) = engine.find(what, &path(machine, disk)).await? {
+        return Ok(Some(found));
+    }
+    let all = engine.optional(what, &collection(machine)).await?;
+    let all = all.as_ref().and_then(|all| list(all, "disk_attachment")).unwrap_or_default();
+    Ok(all.iter().find(|one| id_of(one, "disk") == Some(disk)).cloned())
 }
 
 /// An earlier job may have run on another host.
@@ -69,8 +90,8 @@ async fn leave_other_hosts(engine: &Engine, host: &str, work: &mut Work<'_>) -> 
     let mut things = work.records.things(Side::Destination)?;
     things.retain(|thing| thing.kind == Kind::Attachment);
     for thing in things {
-        if let Some((other, disk)) = parts(&thing.of).filter(|(other, _)| *other != host) {
-            unplug(engine, other, disk, &engine.wait(LONG)).await?;
+        if parts(&thing.of).is_some_and(|(other, _)| other != host) {
+            unplug(engine, &thing, &engine.wait(LONG)).await?;
             work.records.gone(&thing.mark)?;
         }
     }
@@ -91,22 +112,27 @@ async fn attach(
     let mark =
         known.map_or_else(|| format!("{}-attachment-{number}", work.job.files.tag), |thing| thing.mark);
     work.records.making(Side::Destination, Kind::Attachment, &mark, &of)?;
-    let path = path(host, &disk.id);
     let wait = engine.wait(LONG);
-    let found = match engine.find(&what, &path).await? {
-        Some(found) if is_active(&found) => found,
-        Some(_) => engine.patiently(&what, Method::PUT, &path, Some(&json!({"active": true})), &wait).await?,
+    let there = find(engine, &what, host, &disk.id).await?;
+    let found = match &there {
+        Some(found) => found.clone(),
         None => {
             let body = attachment(&disk.id, "virtio", false);
-            let collection = format!("vms/{}/diskattachments", encoded(host));
-            let new = New { what: &what, path: &collection, body: &body };
-            create(engine, new, &wait, async || engine.find(&what, &path).await).await?
+            let new = New { what: &what, path: &collection(host), body: &body };
+            create(engine, new, &wait, async || find(engine, &what, host, &disk.id).await).await?
         }
     };
-    // An answer to a change need not hold the whole thing.
     let id = create::id(&what, &found).unwrap_or_else(|_| disk.id.clone());
     work.records.made(&mark, &id)?;
-    let active = async || Ok(engine.get(&what, &path).await.map(|found| is_active(&found).then_some(()))?);
+    let path = path(host, &id);
+    if there.is_some() && flag(&found, "active") != Some(true) {
+        engine.patiently(&what, Method::PUT, &path, Some(&json!({"active": true})), &wait).await?;
+    }
+    // Of an engine that does not tell, the device does.
+    let active = async || {
+        let found = engine.get(&what, &path).await?;
+        Ok((flag(&found, "active") != Some(false)).then_some(()))
+    };
     if wait.until(active).await?.is_none() {
         return Err(OvirtError::Slow { what, seconds: LONG.as_secs() }.into());
     }
@@ -134,23 +160,24 @@ fn has_size(path: &Path, size: u64) -> bool {
     end.is_ok_and(|end| end >= size)
 }
 
-/// Takes a disk out of a machine; good if it is not there.
-pub async fn unplug(engine: &Engine, machine: &str, disk: &str, wait: &Wait) -> Result<(), OvirtError> {
-    let path = path(machine, disk);
+/// Takes a disk of ours out of a machine; good if it is not there.
+pub async fn unplug(engine: &Engine, thing: &Thing, wait: &Wait) -> Result<(), OvirtError> {
+    let Some((machine, disk)) = parts(&thing.of) else { return Ok(()) };
+    let path = path(machine, thing.id.as_deref().unwrap_or(disk));
     let what = format!("Detach disk {disk} from VM {machine} failed");
     let slow = || OvirtError::Slow { what: what.clone(), seconds: LONG.as_secs() };
     let found = match engine.find(&what, &path).await? {
         None => return Ok(()),
         Some(found) => found,
     };
-    if is_active(&found) {
+    if flag(&found, "active") != Some(false) {
         match engine.patiently(&what, Method::PUT, &path, Some(&json!({"active": false})), wait).await {
             Err(error) if error.is_not_found() => return Ok(()),
             done => drop(done?),
         }
         let idle = async || {
             let found = engine.find(&what, &path).await?;
-            Ok(found.is_none_or(|found| !is_active(&found)).then_some(()))
+            Ok(found.is_none_or(|found| flag(&found, "active") != Some(true)).then_some(()))
         };
         wait.until(idle).await?.ok_or_else(slow)?;
     }
@@ -169,9 +196,7 @@ pub async fn unplug_all(engine: &Engine, work: &mut Work<'_>) -> Result<(), Dest
     things.retain(|thing| thing.kind == Kind::Attachment);
     for thing in things {
         work.waits_for(Some("the disks to be detached from the conversion host"));
-        if let Some((machine, disk)) = parts(&thing.of) {
-            unplug(engine, machine, disk, &engine.wait(LONG)).await?;
-        }
+        unplug(engine, &thing, &engine.wait(LONG)).await?;
         work.records.gone(&thing.mark)?;
     }
     work.waits_for(None);
@@ -180,13 +205,13 @@ pub async fn unplug_all(engine: &Engine, work: &mut Work<'_>) -> Result<(), Dest
 
 /// The disks of a machine; `None` where the engine does not tell.
 pub async fn disks_of(engine: &Engine, machine: &str) -> Result<Option<Vec<String>>, OvirtError> {
-    let path = format!("vms/{}/diskattachments", encoded(machine));
-    let Some(answer) = engine.optional("cannot list the disks of a machine", &path).await? else {
+    let Some(answer) = engine.optional("cannot list the disks of a machine", &collection(machine)).await?
+    else {
         return Ok(None);
     };
-    Ok(super::answer::list(&answer, "disk_attachment").map(|attachments| {
+    Ok(list(&answer, "disk_attachment").map(|attachments| {
         let disk = |attachment: &Value| {
-            super::answer::id_of(attachment, "disk").or_else(|| text(attachment, "id")).map(str::to_owned)
+            id_of(attachment, "disk").or_else(|| text(attachment, "id")).map(str::to_owned)
         };
         attachments.iter().filter_map(disk).collect()
     }))

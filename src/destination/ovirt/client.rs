@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::OvirtError;
-use super::answer::{flag, text};
+use super::answer::text;
 use super::terms::{Address, Terms};
 use crate::http::{Client, HttpError, Patience, Request, encoded};
 use crate::plan::{Plan, Tools};
@@ -276,9 +276,4 @@ impl Wait {
             self.pause().await;
         }
     }
-}
-
-/// Whether an attachment is plugged in.
-pub fn is_active(attachment: &Value) -> bool {
-    flag(attachment, "active") == Some(true)
 }

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::answer::{list, text};
-use super::attachments::attachment;
+use super::attachments::{self, attachment};
 use super::client::{Engine, LONG, Wait};
 use super::create::{self, New, create, marked};
 use super::disks::description;
@@ -37,7 +37,7 @@ pub async fn publish(
     wait.until(ready).await?.ok_or_else(slow)?;
     let interface = hardware::interface(machine.guest, machine.drivers);
     for (index, disk) in disks.iter().enumerate() {
-        give(engine, &path, index, disk, interface, &wait).await?;
+        give(engine, &id, index, disk, interface, &wait).await?;
     }
     give_nics(prepared, machine, &path, &wait, work).await?;
     work.waits_for(None);
@@ -100,11 +100,11 @@ async fn give(
     wait: &Wait,
 ) -> Result<(), OvirtError> {
     let what = format!("Attach disk {} to the new VM failed", index + 1);
-    let collection = format!("{machine}/diskattachments");
-    let path = format!("{collection}/{}", encoded(disk));
     let body = attachment(disk, interface, index == 0);
-    let new = New { what: &what, path: &collection, body: &body };
-    create(engine, new, wait, async || engine.find(&what, &path).await).await?;
+    let new = New { what: &what, path: &attachments::collection(machine), body: &body };
+    let made =
+        create(engine, new, wait, async || attachments::find(engine, &what, machine, disk).await).await?;
+    let path = attachments::path(machine, text(&made, "id").unwrap_or(disk));
     let what = format!("Make disk {} not shareable failed", index + 1);
     let own = json!({"disk": {"id": disk, "shareable": false}});
     engine.patiently(&what, Method::PUT, &path, Some(&own), wait).await.map(drop)

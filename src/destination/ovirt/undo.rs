@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::answer::{id_of, list, text};
-use super::attachments::{disks_of, parts, unplug};
+use super::attachments::{self, disks_of, parts, unplug};
 use super::client::{Engine, Wait};
 use super::create::{LOST, marked};
 use super::terms::Terms;
@@ -93,10 +93,7 @@ impl Undo<'_> {
         let told = thing.id.as_ref() == Some(&thing.mark);
         match thing.kind {
             Kind::Machine => self.machine(thing, told).await,
-            Kind::Attachment => match parts(&thing.of) {
-                Some((machine, disk)) => unplug(self.engine, machine, disk, &self.wait).await,
-                None => Ok(()),
-            },
+            Kind::Attachment => self.attachment(thing).await,
             Kind::Disk => self.disk(thing, told).await,
             Kind::Detachment
             | Kind::Transfer
@@ -118,6 +115,17 @@ impl Undo<'_> {
         let look = async || marked(self.engine, collection, name, mark).await;
         let found = self.lost.until(look).await?;
         found.map(|found| create::id("cannot look for what was begun", &found)).transpose()
+    }
+
+    async fn attachment(&self, thing: &Thing) -> Result<(), OvirtError> {
+        let mut thing = thing.clone();
+        if let (None, Some((machine, disk))) = (&thing.id, parts(&thing.of)) {
+            let what = "cannot look for what was begun";
+            let look = async || attachments::find(self.engine, what, machine, disk).await;
+            let Some(found) = self.lost.until(look).await? else { return Ok(()) };
+            thing.id = create::id(what, &found).ok();
+        }
+        unplug(self.engine, &thing, &self.wait).await
     }
 
     async fn machine(&self, thing: &Thing, told: bool) -> Result<(), OvirtError> {
