@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::OvirtError;
 use super::answer::text;
 use super::terms::{Address, Terms};
-use crate::http::{Client, HttpError, Patience, Request, encoded};
+use crate::http::{Answer, Client, HttpError, Patience, Request, encoded};
 use crate::plan::{Plan, Tools};
 use crate::tls::Trust;
 
@@ -107,8 +107,12 @@ impl Engine {
                 other => break other.map_err(|source| OvirtError::request("Login failed", source))?,
             }
         };
-        let said = answer.json().unwrap_or(Value::Null);
-        let is_there = !NO_SERVICE.contains(&answer.status);
+        let said = match answer.json().unwrap_or(Value::Null) {
+            // Some versions put it into a list, which the API's own clients take, too.
+            Value::Array(mut list) if list.len() == 1 => list.remove(0),
+            said => said,
+        };
+        let is_there = !NO_SERVICE.contains(&answer.status) && !wants_password(&answer);
         match text(&said, "access_token") {
             Some(token) => return Ok(Pass::Token(SecretString::from(token.to_owned()))),
             // The service's own refusal; any other one may be that of an engine without the service.
@@ -276,4 +280,11 @@ impl Wait {
             self.pause().await;
         }
     }
+}
+
+/// Is this the refusal of a server that wants the password with each request?
+fn wants_password(answer: &Answer) -> bool {
+    let scheme =
+        answer.headers.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    answer.status == StatusCode::UNAUTHORIZED && scheme.to_ascii_lowercase().starts_with("basic")
 }
