@@ -8,6 +8,82 @@ use super::faults::{STEPS, at, document};
 use super::site::{Lab, message};
 
 const ALWAYS: usize = 1000;
+const HTML: &str = "<html><body><h1>Not for you</h1></body></html>";
+
+/// A one-phase job beside these answers: its last state and what virt-v2v was told of the allocation.
+fn one_phase(answers: &[(&str, Effect)], keys: &Value) -> Option<(Value, Option<String>)> {
+    let lab = Lab::new("uci")?;
+    for (line, effect) in answers {
+        lab.engine.fault(Fault::at(line, *effect).times(ALWAYS));
+    }
+    lab.site.sandbox.scenario(&json!({"steps": []}));
+    let last = lab.run_one_phase(keys);
+    let record = lab.site.sandbox.record().unwrap_or_default();
+    let argv: Vec<&str> = record["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let allocation = argv.windows(2).find(|pair| pair[0] == "-oa").map(|pair| pair[1].to_owned());
+    Some((last, allocation))
+}
+
+/// A cluster or a storage domain that the engine does not show is virt-v2v's matter, which looks for it, too.
+#[test]
+fn what_an_engine_does_not_show_ends_no_job_of_virt_v2v() {
+    const TWO: &str = r#"{"storage_domain": [{"id": "a", "name": "data"}, {"id": "b", "name": "data"}]}"#;
+    let sparse = json!({"allocation": "sparse"});
+    for (answers, keys, allocation, warning) in [
+        (vec![("^GET clusters$", Effect::Say(200, "{}"))], json!({}), "sparse", "there is no cluster"),
+        (vec![("^GET clusters$", Effect::Say(403, HTML))], json!({}), "sparse", "does not tell whether"),
+        (vec![("^GET clusters$", Effect::Say(501, ""))], json!({}), "sparse", "does not tell whether"),
+        (vec![("^GET clusters$", Effect::Say(200, HTML))], json!({}), "sparse", "does not tell whether"),
+        (vec![("^GET storagedomains$", Effect::Say(200, "{}"))], sparse.clone(), "sparse", "Found 0 domains"),
+        (vec![("^GET storagedomains$", Effect::Say(200, TWO))], sparse.clone(), "sparse", "Found 2 domains"),
+        (
+            vec![("^GET vms$", Effect::Say(400, HTML))],
+            sparse.clone(),
+            "sparse",
+            "there is a VM with the name",
+        ),
+    ] {
+        let Some((last, given)) = one_phase(&answers, &keys) else { return };
+        assert_eq!(last["failed"], false, "{answers:?}: {last:#}");
+        assert_eq!(given.as_deref(), Some(allocation), "{answers:?}");
+        assert!(last["warnings"].to_string().contains(warning), "{answers:?}: {last:#}");
+    }
+    // But where the allocation depends on it.
+    let Some((last, _)) = one_phase(&[("^GET storagedomains$", Effect::Say(200, TWO))], &json!({})) else {
+        return;
+    };
+    assert_eq!(message(&last), "Found 2 domains matching \"data\"!");
+}
+
+/// What is found by its name need not repeat it.
+#[test]
+fn what_a_search_finds_counts() {
+    const FOUND: &str = r#"{"storage_domain": [{"id": "a", "storage": {"type": "fcp"}}]}"#;
+    let Some((last, given)) = one_phase(&[("^GET storagedomains$", Effect::Say(200, FOUND))], &json!({}))
+    else {
+        return;
+    };
+    assert_eq!((&last["failed"], given.as_deref()), (&json!(false), Some("preallocated")), "{last:#}");
+    assert_eq!(last.get("warnings"), None, "{last:#}");
+}
+
+/// An engine that does not understand the search shows all it has.
+#[test]
+fn a_search_that_is_refused_is_done_without() {
+    let Some(lab) = Lab::new("uci") else { return };
+    lab.engine.world().machine("guest", "down");
+    for line in ["^GET vms$", "^GET clusters$", "^GET storagedomains$"] {
+        lab.engine.fault(Fault::at(line, Effect::Say(400, r#"{"fault": {"reason": "no search"}}"#)));
+    }
+    let last = lab.run_one_phase(&json!({}));
+    assert_eq!(message(&last), "VM with the name \"guest\" already exists on the destination");
+    lab.engine.world().vms.retain(|_, vm| vm["name"] != "guest");
+    lab.engine.fault(Fault::at("^GET vms$", Effect::Say(400, "")));
+    let last = lab.run(&document(&lab));
+    assert_eq!(lab.engine.unmet(), 0);
+    lab.assert_there(&last, "guest");
+    assert_eq!(last.get("warnings"), None, "{last:#}");
+}
 
 /// The token in a list, which some versions gave; or no token at all, in words of the same shape as a refusal.
 #[test]

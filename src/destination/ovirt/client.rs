@@ -197,10 +197,11 @@ impl Engine {
         }
     }
 
-    /// The same; `None` also where the engine has no such thing to ask for, or answers with something else than JSON.
+    /// The same; `None` also where the engine has no such thing to ask for, does not understand the question, does not let us
+    /// ask, or answers with something else than JSON: for what a job can do without.
     pub async fn optional(&self, what: &str, path: &str) -> Result<Option<Value>, OvirtError> {
         match self.get(what, path).await {
-            Err(error) if error.is_unsupported() => {
+            Err(error) if error.is_untold() => {
                 tracing::info!("{}", crate::log::chain(&error));
                 Ok(None)
             }

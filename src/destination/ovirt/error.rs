@@ -211,9 +211,11 @@ impl OvirtError {
         refused && said.contains("name") && said.contains("character")
     }
 
-    /// It does not know what it was asked for.
-    pub(super) fn is_unsupported(&self) -> bool {
+    /// It does not know what it was asked for, or does not tell it to us.
+    pub(super) fn is_untold(&self) -> bool {
         let unknown = [
+            StatusCode::BAD_REQUEST,
+            StatusCode::FORBIDDEN,
             StatusCode::NOT_FOUND,
             StatusCode::METHOD_NOT_ALLOWED,
             StatusCode::NOT_IMPLEMENTED,
