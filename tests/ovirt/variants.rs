@@ -127,3 +127,22 @@ fn an_attachment_need_not_be_its_disk() {
         lab.assert_as_before();
     }
 }
+
+/// A change is made, whatever the answer says about it.
+#[test]
+fn what_a_change_is_answered_with_does_not_matter() {
+    const XML: &str = "<action><status>complete</status></action>";
+    let Some(lab) = Lab::new("job") else { return };
+    for line in STEPS.into_iter().filter(|line| !line.starts_with("^GET") && !line.contains("sso")) {
+        lab.engine.fault(at(&lab, line, Effect::DoAndSay(XML)));
+    }
+    let last = lab.run(&document(&lab));
+    lab.assert_there(&last, "guest");
+    assert_eq!(lab.engine.unmet(), 0);
+    let Some(lab) = Lab::new("job") else { return };
+    lab.engine.fault(Fault::at("^POST vms/[^/]+/nics$", Effect::Refuse(400, "[no]")));
+    lab.engine.fault(Fault::at("^(DELETE|PUT) ", Effect::DoAndSay(XML)).times(ALWAYS));
+    let last = lab.run(&document(&lab));
+    assert_eq!(last.get("warnings"), None, "{last:#}");
+    lab.assert_as_before();
+}

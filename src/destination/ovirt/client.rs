@@ -169,7 +169,14 @@ impl Engine {
                 };
                 return Err(OvirtError::Login { user: self.at.user.clone(), url: self.at.api.clone(), said });
             }
-            let json = answer.success().and_then(|answer| answer.json());
+            let json = answer.success().and_then(|answer| match answer.json() {
+                // The change is made, whatever words come with it.
+                Err(error) if method != Method::GET => {
+                    tracing::debug!("{error}");
+                    Ok(Value::Null)
+                }
+                json => json,
+            });
             return json.map_err(|source| OvirtError::request(what, source));
         }
     }
