@@ -19,6 +19,7 @@ use crate::tls::{self, Seen, TlsError, Trust};
 
 mod said;
 
+pub use said::NOTHING_SAID;
 use said::said;
 
 /// Most bytes of one answer: listings of a big cloud are pages of a thousand.

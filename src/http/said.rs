@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::json::one_line;
 
+/// The words for a server that has none.
+pub const NOTHING_SAID: &str = "it says no more";
+
 /// The server's own sentence, wherever OpenStack and oVirt put one.
 pub(super) fn said(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<Value>(body) {
@@ -11,7 +14,7 @@ pub(super) fn said(body: &[u8]) -> String {
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
     let text = one_line(&text.split_whitespace().collect::<Vec<_>>().join(" "), 500);
-    if text.is_empty() { "it says no more".to_owned() } else { text }
+    if text.is_empty() { NOTHING_SAID.to_owned() } else { text }
 }
 
 fn sentence(value: &Value) -> Option<String> {

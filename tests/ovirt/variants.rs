@@ -146,3 +146,17 @@ fn what_a_change_is_answered_with_does_not_matter() {
     assert_eq!(last.get("warnings"), None, "{last:#}");
     lab.assert_as_before();
 }
+
+/// A conflict is worth another try if it says that something is busy, or nothing at all.
+#[test]
+fn a_conflict_without_a_reason_is_waited_out() {
+    for words in ["", "<html>Disk is busy</html>"] {
+        let Some(lab) = Lab::new("job") else { return };
+        for line in STEPS.into_iter().filter(|line| !line.starts_with("^GET") && !line.contains("sso")) {
+            lab.engine.fault(at(&lab, line, Effect::Say(409, words)).times(2));
+        }
+        let last = lab.run(&document(&lab));
+        lab.assert_there(&last, "guest");
+        assert_eq!(lab.engine.unmet(), 0);
+    }
+}

@@ -30,6 +30,8 @@ const ANSWER: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(180);
 /// The same for a login: who mistyped the engine's name should read so soon.
 const AT_THE_DOOR: Duration = Duration::from_secs(60);
+/// How long a request is repeated that meets a conflict of which the engine says nothing: most often something is locked.
+const BARE: Duration = Duration::from_secs(30);
 /// How often it is asked meanwhile.
 const EVERY: Duration = Duration::from_secs(1);
 /// A goodbye that is not heard is no loss.
@@ -225,9 +227,11 @@ impl Engine {
         body: Option<&Value>,
         wait: &Wait,
     ) -> Result<Value, OvirtError> {
+        let bare = self.wait(BARE);
         loop {
             match self.ask(what, method.clone(), path, body).await {
                 Err(error) if error.is_busy() && wait.goes_on() => wait.pause().await,
+                Err(error) if error.is_bare_conflict() && bare.goes_on() => bare.pause().await,
                 answer => return answer,
             }
         }

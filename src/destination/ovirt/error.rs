@@ -2,7 +2,7 @@
 
 use reqwest::StatusCode;
 
-use crate::http::HttpError;
+use crate::http::{HttpError, NOTHING_SAID};
 
 /// What went wrong at an engine.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -233,6 +233,18 @@ impl OvirtError {
             return false;
         };
         let said = said.to_lowercase();
-        ["locked", "in progress", "try again", "being ", "currently"].iter().any(|words| said.contains(words))
+        let words = ["locked", "in progress", "try again", "being ", "currently", "busy"];
+        words.iter().any(|words| said.contains(words))
+    }
+
+    /// The engine itself says that it failed, not somebody between it and us.
+    pub(super) fn is_failure(&self) -> bool {
+        self.http().and_then(HttpError::status) == Some(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// A conflict without a word about it.
+    pub(super) fn is_bare_conflict(&self) -> bool {
+        let conflict = StatusCode::CONFLICT;
+        matches!(self.http(), Some(HttpError::Refused { status, said, .. }) if *status == conflict && said == NOTHING_SAID)
     }
 }
