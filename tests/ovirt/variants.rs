@@ -160,3 +160,36 @@ fn a_conflict_without_a_reason_is_waited_out() {
         assert_eq!(lab.engine.unmet(), 0);
     }
 }
+
+/// When all is copied, what only decorates the machine is no reason to lose it.
+#[test]
+fn a_list_of_systems_that_is_broken_loses_no_guest() {
+    let Some(lab) = Lab::new("job") else { return };
+    lab.site
+        .play(&[json!({"text": "i_type = linux\ni_distro = rhel\ni_major_version = 9\ni_arch = x86_64\n"})]);
+    lab.engine.fault(Fault::at("^GET operatingsystems", Effect::Say(500, HTML)).times(ALWAYS));
+    let last = lab.run(&document(&lab));
+    lab.assert_there(&last, "guest");
+    assert!(lab.engine.count("^GET operatingsystems") > 0);
+}
+
+/// The engine's own failure is said at once, in its words.
+#[test]
+fn a_failure_of_the_engine_is_told_in_its_words() {
+    for (body, words) in [
+        (
+            r#"{"fault": {"reason": "Operation Failed", "detail": "[Internal Engine Error]"}}"#,
+            "[Internal Engine Error]",
+        ),
+        ("<html>\n<body>Server broken</body>", "<body>Server broken</body>"),
+        ("", "it says no more"),
+    ] {
+        let Some(lab) = Lab::new("job") else { return };
+        lab.engine.fault(at(&lab, "^POST vms$", Effect::Say(500, body)).times(ALWAYS));
+        let last = lab.run(&document(&lab));
+        let text = message(&last);
+        assert!(text.starts_with("Create VM failed: ") && text.contains(words), "{text}");
+        assert_eq!(last.get("warnings"), None, "{last:#}");
+        lab.assert_as_before();
+    }
+}

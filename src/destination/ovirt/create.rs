@@ -18,6 +18,9 @@ const TRIES: u32 = 3;
 /// How long the thing is looked for whose creation was answered by nobody.
 pub const LOST: Duration = Duration::from_secs(10);
 
+/// The same where the engine said itself that it failed.
+const FAILED: Duration = Duration::from_secs(2);
+
 /// What is made, and where.
 #[derive(Debug, Clone, Copy)]
 pub struct New<'a> {
@@ -48,7 +51,8 @@ pub async fn create(
             Err(error) => return Err(error),
         };
         tracing::warn!("{}: looking whether it was done all the same", crate::log::chain(&error));
-        if let Some(found) = engine.wait(LOST).until(async || find().await).await? {
+        let long = if error.is_failure() { FAILED } else { LOST };
+        if let Some(found) = engine.wait(long).until(async || find().await).await? {
             return Ok(found);
         }
         if tries >= TRIES || !error.is_ambiguous() {

@@ -53,7 +53,7 @@ async fn make(
     let what = "Create VM failed";
     let engine = &prepared.engine;
     let mark = format!("{}-machine", work.job.files.tag);
-    let os = known_os(engine, hardware::os(drivers)).await?;
+    let os = known_os(engine, hardware::os(drivers)).await;
     let name = plan.vm_name.as_str();
     let description = description(plan, &mark);
     let cluster = (prepared.cluster_name.as_str(), &prepared.cluster);
@@ -82,12 +82,19 @@ async fn make(
 }
 
 /// The engine's own spelling of the system's name; none where it does not list it, because it would refuse the machine.
-async fn known_os(engine: &Engine, wanted: Option<String>) -> Result<Option<String>, OvirtError> {
-    let Some(wanted) = wanted else { return Ok(None) };
-    let answer = engine.optional("cannot look up the operating systems", "operatingsystems").await?;
+async fn known_os(engine: &Engine, wanted: Option<String>) -> Option<String> {
+    let wanted = wanted?;
+    // Without it the machine runs all the same, and all that it is made of is there.
+    let answer = match engine.get("cannot look up the operating systems", "operatingsystems").await {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            tracing::warn!("{}: the new VM has no type of operating system", crate::log::chain(&error));
+            None
+        }
+    };
     let systems = answer.as_ref().and_then(|answer| list(answer, "operating_system")).unwrap_or_default();
     let mut names = systems.iter().filter_map(|system| text(system, "name"));
-    Ok(names.find(|name| name.eq_ignore_ascii_case(&wanted)).map(str::to_owned))
+    names.find(|name| name.eq_ignore_ascii_case(&wanted)).map(str::to_owned)
 }
 
 /// Gives the machine a disk, which from then on is its alone (contract.md 6.6).
