@@ -173,6 +173,21 @@ fn a_list_of_systems_that_is_broken_loses_no_guest() {
     assert!(lab.engine.count("^GET operatingsystems") > 0);
 }
 
+/// Every cluster has a network: an engine that shows none does not tell.
+#[test]
+fn networks_that_are_not_shown_are_a_warning() {
+    let Some(lab) = Lab::new("job") else { return };
+    lab.engine.fault(Fault::at("networks$", Effect::Say(200, "{}")).times(ALWAYS));
+    let last = lab.run(&document(&lab));
+    lab.assert_there(&last, "guest");
+    assert!(last["warnings"].to_string().contains("network_mappings could not be checked"), "{last:#}");
+    let Some(lab) = Lab::new("job") else { return };
+    lab.engine.fault(Fault::at("^GET clusters/.*networks$", Effect::Say(200, "{}")).times(ALWAYS));
+    let last = lab.run(&document(&lab));
+    lab.assert_there(&last, "guest");
+    assert_eq!(lab.engine.world().nics[0].1["vnic_profile"]["id"], "p-mgmt");
+}
+
 /// The engine's own failure is said at once, in its words.
 #[test]
 fn a_failure_of_the_engine_is_told_in_its_words() {

@@ -37,9 +37,10 @@ impl Networks {
             Some(id) => engine.optional(what, &format!("clusters/{}/networks", encoded(id))).await?,
             None => None,
         };
-        let answer = match of_cluster {
+        // Every cluster has one: where none is shown, the engine does not tell them so.
+        let answer = match of_cluster.filter(|answer| shows_any(answer, "network")) {
             Some(answer) => Some(answer),
-            None => engine.optional(what, "networks").await?,
+            None => engine.optional(what, "networks").await?.filter(|answer| shows_any(answer, "network")),
         };
         let profiles = engine.optional("cannot look up the vNIC profiles", "vnicprofiles").await?;
         Ok(answer.zip(profiles).and_then(|(networks, profiles)| Self::read(&networks, &profiles, cluster)))
@@ -79,6 +80,10 @@ impl Networks {
         let ranked = self.profiles.iter().filter_map(|profile| Some((rank(profile)?, profile)));
         ranked.min_by_key(|(rank, _)| *rank).map(|(_, profile)| profile.id.as_str())
     }
+}
+
+fn shows_any(answer: &Value, key: &str) -> bool {
+    list(answer, key).is_some_and(|all| !all.is_empty())
 }
 
 #[cfg(test)]
