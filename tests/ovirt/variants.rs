@@ -188,6 +188,28 @@ fn networks_that_are_not_shown_are_a_warning() {
     assert_eq!(lab.engine.world().nics[0].1["vnic_profile"]["id"], "p-mgmt");
 }
 
+/// virt-v2v's disks go when the engine says that they can, whatever it says of their transfers; and also where it tells
+/// nothing of them but that they are there.
+#[test]
+fn disks_of_virt_v2v_go_whatever_the_engine_tells_of_them() {
+    let Some(mut lab) = Lab::new("uci") else { return };
+    lab.site.set(json!({"patience_percent": 2}));
+    let (bare, uploading) = {
+        let mut world = lab.engine.world();
+        world.stubborn = true;
+        let bare = world.disk("disk-1", "");
+        world.disks.get_mut(&bare).unwrap().as_object_mut().unwrap().remove("description");
+        let uploading = world.disk("guest-001", "Uploaded by virt-v2v");
+        world.transfer(&uploading);
+        (bare, uploading)
+    };
+    let told = [&bare, &uploading].map(|id| json!({"text": format!("disk.id = '{id}'\n")}));
+    lab.site.sandbox.scenario(&json!({"steps": told, "exit": 1}));
+    let last = lab.run_one_phase(&json!({}));
+    assert_eq!((&last["failed"], last.get("warnings")), (&json!(true), None), "{last:#}");
+    assert!(lab.engine.world().disks.is_empty(), "{:#?}", lab.engine.world().disks);
+}
+
 /// The engine's own failure is said at once, in its words.
 #[test]
 fn a_failure_of_the_engine_is_told_in_its_words() {
