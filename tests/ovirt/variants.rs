@@ -173,6 +173,16 @@ fn a_list_of_systems_that_is_broken_loses_no_guest() {
     assert!(lab.engine.count("^GET operatingsystems") > 0);
 }
 
+/// Nor is what was looked up already.
+#[test]
+fn networks_that_cannot_be_listed_any_more_lose_no_guest() {
+    let Some(lab) = Lab::new("job") else { return };
+    lab.engine.fault(Fault::at("(networks|vnicprofiles)$", Effect::Say(500, HTML)).after(2).times(ALWAYS));
+    let last = lab.run(&document(&lab));
+    lab.assert_there(&last, "guest");
+    assert_eq!(lab.engine.world().nics[0].1["vnic_profile"]["id"], "p-mgmt");
+}
+
 /// Every cluster has a network: an engine that shows none does not tell.
 #[test]
 fn networks_that_are_not_shown_are_a_warning() {

@@ -9,7 +9,6 @@ use super::attachments::{self, attachment};
 use super::client::{Engine, LONG, Wait};
 use super::create::{self, New, create, marked};
 use super::disks::description;
-use super::networks::Networks;
 use super::{OvirtError, Prepared, hardware};
 use crate::destination::{DestinationError, Machine, Work};
 use crate::event::Event;
@@ -126,11 +125,10 @@ async fn give_nics(
 ) -> Result<(), OvirtError> {
     let engine = &prepared.engine;
     let nics = hardware::nics(machine.guest, machine.drivers, &machine.plan.network_mappings);
-    let is_mapped = nics.iter().any(|nic| nic.destination.is_some());
-    let networks = if is_mapped { Networks::of(engine, &prepared.cluster).await? } else { None };
+    let networks = prepared.networks.as_ref();
     let collection = format!("{path}/nics");
     for nic in nics {
-        let profile = nic.destination.and_then(|name| networks.as_ref()?.profile(name));
+        let profile = nic.destination.and_then(|name| networks?.profile(name));
         let mut body = nic.body;
         match (profile, nic.destination) {
             (Some(profile), _) => body["vnic_profile"] = json!({"id": profile}),

@@ -55,6 +55,8 @@ struct Prepared {
     storage: Storage,
     /// The machine that this program runs on, of a two-phase job.
     host: Option<String>,
+    /// Where its NICs can go; `None` where the engine did not tell, or nobody wants to know.
+    networks: Option<Networks>,
 }
 
 impl Session {
@@ -74,13 +76,14 @@ impl Destination for Ovirt {
         let looked = look(&engine, &terms, work).await;
         work.waits_for(None);
         match looked {
-            Ok((cluster, storage, host)) => Ok(Session(Some(Box::new(Prepared {
+            Ok((cluster, storage, two_phase)) => Ok(Session(Some(Box::new(Prepared {
                 engine,
                 cluster_name: terms.cluster.to_owned(),
                 cluster,
                 storage_name: terms.storage.to_owned(),
                 storage,
-                host,
+                host: two_phase.host,
+                networks: two_phase.networks,
             })))),
             Err(error) => {
                 engine.goodbye().await;
@@ -133,22 +136,30 @@ async fn close(session: Session) {
     }
 }
 
+/// What only a two-phase job looks up.
+#[derive(Debug, Default)]
+struct OfTwoPhase {
+    host: Option<String>,
+    networks: Option<Networks>,
+}
+
 /// Everything that can be known to be wrong before anything is copied.
 async fn look(
     engine: &Engine,
     terms: &Terms<'_>,
     work: &mut Work<'_>,
-) -> Result<(Cluster, Storage, Option<String>), DestinationError> {
+) -> Result<(Cluster, Storage, OfTwoPhase), DestinationError> {
     forget_machine(engine, work).await?;
     lookup::name_is_free(engine, work).await?;
     let cluster = lookup::cluster(engine, terms, work).await?;
     let storage = lookup::storage(engine, terms, &cluster, work).await?;
     if work.job.plan.two_phase.is_none() {
-        return Ok((cluster, storage, None));
+        return Ok((cluster, storage, OfTwoPhase::default()));
     }
-    let host = lookup::conversion_host(engine, terms).await?;
-    check_networks(engine, terms, &cluster, work).await?;
-    Ok((cluster, storage, Some(host)))
+    let host = Some(lookup::conversion_host(engine, terms).await?);
+    // Looked up once: an engine that cannot tell them hours later loses no guest.
+    let networks = networks(engine, terms, &cluster, work).await?;
+    Ok((cluster, storage, OfTwoPhase { host, networks }))
 }
 
 /// The machine that an earlier job began and this one makes anew.
@@ -161,24 +172,25 @@ async fn forget_machine(engine: &Engine, work: &mut Work<'_>) -> Result<(), Dest
     Ok(())
 }
 
-async fn check_networks(
+/// Those that the mappings name must be there.
+async fn networks(
     engine: &Engine,
     terms: &Terms<'_>,
     cluster: &Cluster,
     work: &Work<'_>,
-) -> Result<(), OvirtError> {
+) -> Result<Option<Networks>, OvirtError> {
     let mappings = &work.job.plan.network_mappings;
     if mappings.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let Some(networks) = Networks::of(engine, cluster).await? else {
         let text = "the engine does not tell its networks: network_mappings could not be checked".to_owned();
         tracing::warn!("{text}");
         work.tell(Event::Warning { text });
-        return Ok(());
+        return Ok(None);
     };
     match mappings.iter().find(|mapping| networks.profile(&mapping.destination).is_none()) {
-        None => Ok(()),
+        None => Ok(Some(networks)),
         Some(mapping) => Err(OvirtError::NoNetwork {
             name: mapping.destination.clone(),
             cluster: terms.cluster.to_owned(),

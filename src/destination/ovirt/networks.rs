@@ -1,6 +1,6 @@
 //! The networks a guest can be attached to: vNIC profiles, found by their own name or by that of their network.
 //!
-//! Called before anything is copied (is every mapping good?) and when the machine gets its NICs.
+//! Looked up before anything is copied (is every mapping good?), used when the machine gets its NICs.
 
 use std::collections::BTreeMap;
 
