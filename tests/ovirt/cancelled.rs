@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::engine::Effect;
 use super::faults::{STEPS, at, document};
 use super::site::{Lab, message};
 use crate::rig::poll;
-use crate::two_phase::site::LIMIT;
+use crate::two_phase::site::{LIMIT, wait};
 
 /// Longer than the program takes to see that it is cancelled.
 const LATE: Duration = Duration::from_millis(600);
@@ -44,4 +44,30 @@ fn a_cancel_while_the_engine_works_leaves_nothing() {
     for line in STEPS.into_iter().filter(|line| !line.starts_with("^GET") && !line.contains("sso")) {
         cancelled_at(line, Effect::Late(LATE));
     }
+}
+
+/// Two jobs of one guest beside each other: what one removes is its own.
+#[test]
+fn a_cancelled_job_removes_nothing_of_the_one_beside_it() {
+    let Some(mut lab) = Lab::new("job") else { return };
+    lab.site.set(json!({"patience_percent": 50}));
+    lab.site.gate();
+    let copied = |state: &Value| state["disks"][0]["status"] == "Copied";
+    let mut first = lab.start(&json!({}));
+    wait(&first, "a copied disk", copied);
+    let mut second = lab.start(&json!({}));
+    wait(&second, "a copied disk", copied);
+    let names: Vec<_> = lab.engine.world().disks.values().map(|disk| disk["name"].to_string()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert!(first.signal(Signal::SIGTERM, "supervisor"));
+    let last = first.wait_finished(LIMIT).expect("the state says finished");
+    assert_eq!(last.get("warnings"), None, "{last:#}");
+    first.end();
+    {
+        let world = lab.engine.world();
+        assert_eq!((world.disks.len(), world.attachments.len()), (2, 2), "{world:#?}");
+    }
+    lab.site.go();
+    let last = lab.end(&mut second);
+    lab.assert_there(&last, "guest");
 }
