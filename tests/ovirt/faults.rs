@@ -163,3 +163,28 @@ fn what_cannot_be_removed_is_told_and_removed_later() {
         lab.assert_as_before();
     }
 }
+
+/// The engine fails once at each step of an undo, too: it is asked again, because nobody else comes to remove what is left.
+#[test]
+fn an_undo_goes_on_after_a_failure() {
+    for (refused, steps) in [
+        ("^POST vms/[^/]+/nics$", ["^DELETE vms/[^/]+$", "^DELETE disks/"]),
+        (
+            "^POST vms/HOST/diskattachments$",
+            ["^PUT vms/HOST/diskattachments/", "^DELETE vms/HOST/diskattachments/"],
+        ),
+    ] {
+        let Some(lab) = Lab::new("job") else { return };
+        let fault = at(&lab, refused, Effect::Refuse(400, "[no]"));
+        // The second disk: the first one is in the conversion host.
+        lab.engine.fault(if refused.contains("HOST") { fault.after(1) } else { fault });
+        for line in steps {
+            lab.engine.fault(at(&lab, line, Effect::Refuse(500, "[Internal error]")));
+        }
+        let last = lab.run(&document(&lab));
+        assert!(message(&last).contains("[no]"), "{last:#}");
+        assert_eq!(last.get("warnings"), None, "{last:#}");
+        assert_eq!(lab.engine.unmet(), 0, "{:?}", lab.engine.lines());
+        lab.assert_as_before();
+    }
+}

@@ -242,6 +242,11 @@ impl OvirtError {
         self.http().and_then(HttpError::status) == Some(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// The engine answered, and would not.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.http().is_some_and(|error| error.status().is_some())
+    }
+
     /// A conflict without a word about it.
     pub(super) fn is_bare_conflict(&self) -> bool {
         let conflict = StatusCode::CONFLICT;

@@ -25,6 +25,9 @@ use crate::things::{Kind, Side, Thing};
 
 /// For all of it: a little less than whoever calls gives, so that a sentence for each thing comes back.
 const LIMIT: Duration = Duration::from_secs(590);
+/// How often a thing is removed that the engine refuses to remove, and how long is waited between.
+const TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(2);
 /// How long a cancelled transfer is waited for. The lock that it holds on its disk is waited for in any case.
 const CANCEL: Duration = Duration::from_secs(60);
 /// What virt-v2v writes into the description of its disks.
@@ -49,10 +52,17 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
 pub async fn with(engine: &Engine, plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<String> {
     let names = names(plan, records);
     let disks = ours(records);
-    let undo = Undo { engine, wait: engine.wait(LIMIT), lost: engine.wait(LOST), names, disks };
+    let undo = Undo {
+        engine,
+        wait: engine.wait(LIMIT),
+        lost: engine.wait(LOST),
+        pause: plan.tools.patience(PAUSE),
+        names,
+        disks,
+    };
     let mut problems = Vec::new();
     for thing in things {
-        let removed = match undo.remove(thing).await {
+        let removed = match undo.insist(thing).await {
             Ok(()) => records.gone(&thing.mark).map_err(DestinationError::from),
             Err(error) => Err(error.into()),
         };
@@ -84,11 +94,26 @@ struct Undo<'a> {
     wait: Wait,
     /// For what nobody answered: all of it had the same time to come to be.
     lost: Wait,
+    /// Before another try.
+    pause: Duration,
     names: Vec<String>,
     disks: Vec<String>,
 }
 
 impl Undo<'_> {
+    /// The same as [`Self::remove`], again where the engine refuses: what made it fail may be over by then, and nobody else
+    /// comes to remove it. One that is away was waited for already.
+    async fn insist(&self, thing: &Thing) -> Result<(), OvirtError> {
+        for _ in 1..TRIES {
+            match self.remove(thing).await {
+                Err(error) if error.is_refusal() => tracing::warn!("{}: trying again", chain(&error)),
+                done => return done,
+            }
+            tokio::time::sleep(self.pause).await;
+        }
+        self.remove(thing).await
+    }
+
     /// Returns when it is not there any more, or is somebody else's.
     async fn remove(&self, thing: &Thing) -> Result<(), OvirtError> {
         // An id that virt-v2v's log told is its own mark.
