@@ -94,6 +94,12 @@ fn tokens_that_expire_at_every_step_are_renewed() {
     whole(Effect::Expire);
 }
 
+/// The engine fails at each step once: hours of copying are worth another try.
+#[test]
+fn a_failure_of_the_engine_that_is_over_soon_does_not_matter() {
+    whole(Effect::Refuse(500, "[Internal error]"));
+}
+
 /// What is locked is asked for again.
 #[test]
 fn refusals_because_of_a_lock_are_waited_out() {

@@ -39,8 +39,10 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// The answers of an engine without the SSO service, whatever words come with them.
 const NO_SERVICE: [StatusCode; 3] =
     [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-/// How often a login is tried whose answer was lost.
+/// How often a login is tried whose answer was lost, or that the engine failed to do.
 const LOGINS: u32 = 3;
+/// How often any other request is, that the engine failed to do.
+const TRIES: u32 = 3;
 
 /// By what the engine knows us.
 #[derive(Debug, Clone)]
@@ -106,6 +108,7 @@ impl Engine {
             match self.door.send(request).await {
                 // Nothing is made by asking twice.
                 Err(error) if error.is_ambiguous() && tries < LOGINS => continue,
+                Ok(answer) if failed(&answer) && tries < LOGINS => self.wait(AGAIN).pause().await,
                 other => break other.map_err(|source| OvirtError::request("Login failed", source))?,
             }
         };
@@ -148,7 +151,9 @@ impl Engine {
         body: Option<&Value>,
     ) -> Result<Value, OvirtError> {
         let mut renewed = false;
+        let mut tries = 0;
         loop {
+            tries += 1;
             let pass = self.pass.lock().await.clone();
             let mut request = Request::new(method.clone(), format!("{}/{path}", self.at.api))
                 .header(HeaderName::from_static("version"), HeaderValue::from_static("4"))
@@ -162,6 +167,12 @@ impl Engine {
                 tracing::info!("the engine's token has expired: logging in again");
                 renewed = true;
                 *self.pass.lock().await = self.login().await?;
+                continue;
+            }
+            // What is done twice is done once; others look first whether it was ([`super::create`]).
+            if method.is_idempotent() && failed(&answer) && tries < TRIES {
+                tracing::info!("{what}: the engine answered {}: asking again", answer.status);
+                self.wait(AGAIN).pause().await;
                 continue;
             }
             if answer.status == StatusCode::UNAUTHORIZED {
@@ -292,6 +303,11 @@ impl Wait {
             self.pause().await;
         }
     }
+}
+
+/// Did the engine itself fail? One that is away, behind a proxy, was waited for already.
+fn failed(answer: &Answer) -> bool {
+    answer.status == StatusCode::INTERNAL_SERVER_ERROR
 }
 
 /// Is this the refusal of a server that wants the password with each request?
