@@ -239,24 +239,7 @@ impl Surface {
                 self.world.lock().unwrap().tokens.clear();
                 self.answer(&request)
             }
-            Some(Effect::Late(pause)) => {
-                // The disk it is about is locked meanwhile.
-                let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
-                let disk = body["disk"]["id"].as_str().unwrap_or_default().to_owned();
-                self.world.lock().unwrap().locked.insert(disk.clone(), None);
-                std::thread::sleep(pause);
-                // Whose request it is was looked at when it came.
-                let token = request.authorization.trim_start_matches("Bearer ").to_owned();
-                let mut world = self.world.lock().unwrap();
-                world.locked.remove(&disk);
-                let is_new = world.tokens.insert(token.clone());
-                drop(world);
-                let answer = self.answer(&request);
-                if is_new {
-                    self.world.lock().unwrap().tokens.remove(&token);
-                }
-                answer
-            }
+            Some(Effect::Late(pause)) => self.late(&request, pause),
             Some(Effect::DropAfter | Effect::SilenceAfter | Effect::Say(..) | Effect::DoAndSay(_)) | None => {
                 self.answer(&request)
             }
@@ -287,6 +270,17 @@ impl Surface {
         })?;
         fault.struck += 1;
         (fault.struck > fault.skip).then_some(fault.effect)
+    }
+
+    /// The disk that it is about is locked meanwhile; whose request it is was looked at when it came.
+    fn late(&self, request: &Request, pause: Duration) -> (u16, Value) {
+        let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
+        let disk = body["disk"]["id"].as_str().unwrap_or_default();
+        self.world.lock().unwrap().locked.insert(disk.to_owned(), None);
+        std::thread::sleep(pause);
+        let mut world = self.world.lock().unwrap();
+        world.locked.remove(disk);
+        world.answer(request)
     }
 
     fn silence(&self) {

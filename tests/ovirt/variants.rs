@@ -85,6 +85,24 @@ fn a_search_that_is_refused_is_done_without() {
     assert_eq!(last.get("warnings"), None, "{last:#}");
 }
 
+/// The same where an answer was lost, and what was made is looked for.
+#[test]
+fn what_was_made_is_found_without_a_search() {
+    for search in ["^GET disks$", "^GET vms$"] {
+        let Some(lab) = Lab::new("job") else { return };
+        for line in ["^POST disks$", "^POST vms$"] {
+            lab.engine.fault(Fault::at(line, Effect::DropAfter));
+        }
+        // Not the one for a name that is taken.
+        let skip = usize::from(search.contains("vms"));
+        lab.engine.fault(Fault::at(search, Effect::Say(400, HTML)).after(skip));
+        let last = lab.run(&document(&lab));
+        lab.assert_there(&last, "guest");
+        assert_eq!(lab.engine.unmet(), 0, "{search}");
+        assert_eq!((lab.engine.count("^POST disks$"), lab.engine.count("^POST vms$")), (2, 1));
+    }
+}
+
 /// The token in a list, which some versions gave; or no token at all, in words of the same shape as a refusal.
 #[test]
 fn a_login_has_several_shapes() {

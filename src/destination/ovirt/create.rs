@@ -70,10 +70,12 @@ pub async fn marked(
 ) -> Result<Option<Value>, OvirtError> {
     let what = format!("cannot look for the {key} marked {mark}");
     let of = |answer: &Value| list(answer, key)?.iter().find(|thing| is_marked(thing, mark)).cloned();
-    let searched = engine.get(&what, &format!("{collection}?search={}", encoded(&search(name)))).await?;
-    match of(&searched) {
-        None if is_odd(name) => Ok(of(&engine.get(&what, collection).await?)),
-        found => Ok(found),
+    let searched = engine.optional(&what, &format!("{collection}?search={}", encoded(&search(name)))).await?;
+    match searched.as_ref().map(of) {
+        // A search that the engine does not understand.
+        None => Ok(engine.find(&what, collection).await?.as_ref().and_then(of)),
+        Some(None) if is_odd(name) => Ok(of(&engine.get(&what, collection).await?)),
+        Some(found) => Ok(found),
     }
 }
 
