@@ -111,6 +111,9 @@ pub fn plan(mut document: Document, site: &Site, around: &Surroundings) -> Resul
     let output_format = general::output_format(document.output_format.take(), &mut findings);
     let destination =
         host.and_then(|host| destination::destination(host, &mut document, site, around, &mut findings));
+    if let (Some(Host::Ovirt), Some(_)) = (host, &two_phase) {
+        destination::check_conversion_host(destination.as_ref(), &mut findings);
+    }
     if matches!(host, Some(Host::Openstack)) {
         network::check_macs(network_mappings.as_deref(), &mut findings);
     }

@@ -119,6 +119,14 @@ fn conversion_host(document: &mut Document, findings: &mut Findings) -> Option<S
     (!id.is_empty()).then(|| id.to_owned())
 }
 
+/// Disks that are copied by this program are attached to the machine that it runs on. A `KeyError` in the old program, after
+/// everything else (contract.md 1.2).
+pub(super) fn check_conversion_host(destination: Option<&Destination>, findings: &mut Findings) {
+    if let Some(Destination::Ovirt { conversion_host: None, .. }) = destination {
+        findings.missing("conversion_host_uuid");
+    }
+}
+
 fn openstack(
     document: &mut Document,
     site: &Site,

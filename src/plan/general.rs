@@ -51,10 +51,6 @@ pub(super) fn phases(
         (site::TwoPhase::Honour, Some(Host::Ovirt)) if document.rhv_url.is_none() => findings.ours(format!(
             "{key}: disks cannot be copied into an export_domain; remove the key or give rhv_url"
         )),
-        (site::TwoPhase::Honour, Some(Host::Ovirt)) if document.conversion_host_uuid.is_none() => {
-            // A KeyError in the old program (contract.md 1.2).
-            findings.contract("Missing argument: conversion_host_uuid");
-        }
         (site::TwoPhase::Honour, Some(Host::Ovirt | Host::Openstack)) => {
             // In two phases v2 always made raw ones (contract.md 4).
             if document.output_format.as_deref() == Some("qcow2") {

@@ -84,6 +84,17 @@ fn texts_of_the_contract_destinations() {
                 "Missing argument: rhv_storage",
             ],
         ),
+        ("rhv", json!({"two_phase": true}), &["Missing argument: conversion_host_uuid"]),
+        (
+            "rhv",
+            json!({"two_phase": true, "conversion_host_uuid": "/"}),
+            &["Missing argument: conversion_host_uuid"],
+        ),
+        (
+            "rhv",
+            json!({"two_phase": true, "conversion_host_uuid": "", "rhv_storage": null}),
+            &["Missing argument: rhv_storage"],
+        ),
         (
             "none",
             json!({"osp_environment": {}}),
