@@ -103,6 +103,22 @@ fn what_was_made_is_found_without_a_search() {
     }
 }
 
+/// The program runs there, so it will be up; one that does not get so far is not.
+#[test]
+fn a_conversion_host_that_comes_up_is_waited_for() {
+    for (times, comes_up) in [(3, true), (ALWAYS, false)] {
+        let Some(lab) = Lab::new("job") else { return };
+        let host = lab.engine.world().host.clone();
+        let status = Effect::Say(200, r#"{"name": "conversion host", "status": "powering_up"}"#);
+        lab.engine.fault(Fault::at(&format!("^GET vms/{host}$"), status).times(times));
+        let last = lab.run(&document(&lab));
+        match comes_up {
+            true => drop(lab.assert_there(&last, "guest")),
+            false => assert!(message(&last).starts_with(&format!("VM {host} is not running,")), "{last:#}"),
+        }
+    }
+}
+
 /// The token in a list, which some versions gave; or no token at all, in words of the same shape as a refusal.
 #[test]
 fn a_login_has_several_shapes() {

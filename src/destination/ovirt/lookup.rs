@@ -4,6 +4,8 @@
 //! Names are searched for and then compared: a search may find more ([`super::answer::search`]). An engine that does not know a
 //! collection, or answers in another shape, tells nothing, which is a warning; what it positively says counts.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::OvirtError;
@@ -16,6 +18,11 @@ use crate::http::encoded;
 
 /// Types of storage on which disks are preallocated (contract.md 1.4).
 const PREALLOCATED: [&str; 5] = ["cinder", "fcp", "glusterfs", "iscsi", "posixfs"];
+
+/// Of a machine that runs already. Without a guest agent an engine takes a minute to believe it.
+const ALMOST_UP: [&str; 4] = ["migrating", "powering_up", "reboot_in_progress", "wait_for_launch"];
+/// How long that is waited for.
+const BOOT: Duration = Duration::from_secs(90);
 
 /// `rhv_cluster`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -163,14 +170,19 @@ fn read_storage(found: &Value) -> Storage {
 /// The machine that this program runs on must be there, and run.
 pub async fn conversion_host(engine: &Engine, terms: &Terms<'_>) -> Result<String, OvirtError> {
     let id = terms.conversion_host.ok_or(OvirtError::NoHostGiven)?.to_owned();
-    let found = engine.find("cannot look up the conversion host", &format!("vms/{}", encoded(&id))).await?;
-    match found {
-        None => Err(OvirtError::NoHost { id }),
-        Some(machine) => match text(&machine, "status") {
-            Some(status) if !status.eq_ignore_ascii_case("up") => Err(OvirtError::HostNotUp { id }),
-            _ => Ok(id),
-        },
-    }
+    let path = format!("vms/{}", encoded(&id));
+    let runs = async || {
+        let found = engine.find("cannot look up the conversion host", &path).await?;
+        let machine = found.ok_or_else(|| OvirtError::NoHost { id: id.clone() })?;
+        let status = text(&machine, "status").map(str::to_ascii_lowercase);
+        match status.as_deref() {
+            None | Some("up") => Ok(Some(())),
+            Some(status) if ALMOST_UP.contains(&status) => Ok(None),
+            Some(_) => Err(OvirtError::HostNotUp { id: id.clone() }),
+        }
+    };
+    engine.wait(BOOT).until(runs).await?.ok_or_else(|| OvirtError::HostNotUp { id: id.clone() })?;
+    Ok(id)
 }
 
 #[cfg(test)]
