@@ -339,8 +339,13 @@ impl Running<'_> {
             (Event::TargetServed { path, .. }, _) => vec![Entry::OutputFile { path: path.into() }],
             (Event::DisplayName { name }, _) => vec![Entry::GuestName { name: name.clone() }],
             (Event::OvirtDisk { id }, Destination::Ovirt { .. })
-            | (Event::CinderVolume { id, .. }, Destination::Openstack { .. }) => {
+            | (Event::CinderVolume { id, index: None }, Destination::Openstack { .. }) => {
                 made_by_virt_v2v(Kind::Disk, id)
+            }
+            (Event::CinderVolume { id, index: Some(disk) }, Destination::Openstack { .. }) => {
+                let mut entries = made_by_virt_v2v(Kind::Disk, id);
+                entries.push(Entry::VolumeIndex { id: id.clone(), disk: *disk });
+                entries
             }
             (Event::VmId { id }, Destination::Ovirt { .. }) => made_by_virt_v2v(Kind::Machine, id),
             _ => Vec::new(),

@@ -56,6 +56,13 @@ pub enum Entry {
         /// The name.
         name: String,
     },
+    /// virt-v2v's log told which disk of the guest this volume is.
+    VolumeIndex {
+        /// The volume's id.
+        id: String,
+        /// The disk, from 0.
+        disk: usize,
+    },
     /// Overlays are about to be made in this directory: removed at the end, unless they hold what [`Self::Converted`]
     /// says and [`Self::Succeeded`] does not yet.
     OverlayDirectory {

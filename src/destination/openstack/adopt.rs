@@ -1,16 +1,17 @@
 //! Which volumes virt-v2v has made for this job (contract.md 5 rows 8 and 9, bug 10). Their ids come from its log, in which a
 //! guest's console is printed too: what cannot be this job's is left alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{DestinationError, Work};
 use super::{Asked, OpenstackError, Projects, warn};
+use crate::journal::Entry;
 use crate::openstack::volumes::Volume;
 use crate::things::{Kind, Side, Thing};
 
 /// Metadata that virt-v2v puts on its volumes at its end.
-const GUEST: &str = "virt_v2v_guest_id";
-const INDEX: &str = "virt_v2v_disk_index";
+pub(super) const GUEST: &str = "virt_v2v_guest_id";
+pub(super) const INDEX: &str = "virt_v2v_disk_index";
 /// In the description of each volume it makes.
 const BY_VIRT_V2V: &str = "virt-v2v";
 
@@ -29,7 +30,8 @@ pub(super) async fn volumes(
             None => missing.push(thing.mark.clone()),
         }
     }
-    let (volumes, foreign) = sort(seen, asked.guest, asked.server);
+    let told = told(&work.records.entries()?);
+    let (volumes, foreign) = sort(seen, asked.guest, asked.server, &told);
     for (id, why) in foreign {
         warn(work, format!("volume {id}, which stands in virt-v2v's log, is left alone: {why}"));
     }
@@ -82,8 +84,23 @@ pub(super) fn is_guests(volume: &Volume, guest: &str) -> bool {
     volume.metadata.get(GUEST).is_some_and(|id| id == guest)
 }
 
-/// Those of the guest in the order of its disks, each once; and the others, with the reason.
-fn sort(seen: Vec<Volume>, guest: &str, server: &str) -> (Vec<Volume>, Vec<(String, &'static str)>) {
+/// Which disk of the guest a volume is, in the words of the log, from 0.
+fn told(entries: &[Entry]) -> BTreeMap<String, usize> {
+    let index = |entry: &Entry| match entry {
+        Entry::VolumeIndex { id, disk } => Some((id.clone(), *disk)),
+        _ => None,
+    };
+    entries.iter().filter_map(index).collect()
+}
+
+/// Those of the guest in the order of its disks, each once; and the others, with the reason. Where a volume does not say which
+/// disk it is, the log's word counts (`told`).
+fn sort(
+    seen: Vec<Volume>,
+    guest: &str,
+    server: &str,
+    told: &BTreeMap<String, usize>,
+) -> (Vec<Volume>, Vec<(String, &'static str)>) {
     let (mut own, mut others): (Vec<Volume>, Vec<(String, &'static str)>) = Default::default();
     // Where virt-v2v has signed one it has signed all.
     let signed = seen.iter().any(|volume| is_guests(volume, guest));
@@ -103,7 +120,10 @@ fn sort(seen: Vec<Volume>, guest: &str, server: &str) -> (Vec<Volume>, Vec<(Stri
         }
     }
     // Stable: those without an index stay in the order of the log.
-    own.sort_by_key(|volume| index(volume).map_or(usize::MAX, |(index, _)| index));
+    own.sort_by_key(|volume| {
+        let told = || told.get(&volume.id).map(|disk| disk + 1);
+        index(volume).map(|(index, _)| index).or_else(told).unwrap_or(usize::MAX)
+    });
     (own, others)
 }
 
@@ -138,7 +158,7 @@ mod tests {
     }
 
     fn ids(seen: Vec<Volume>) -> (Vec<String>, Vec<String>) {
-        let (own, others) = sort(seen, "guest", "host");
+        let (own, others) = sort(seen, "guest", "host", &BTreeMap::new());
         (own.into_iter().map(|volume| volume.id).collect(), others.into_iter().map(|(id, _)| id).collect())
     }
 
@@ -153,6 +173,17 @@ mod tests {
         assert_eq!((own, others.len()), (["a", "b", "c"].map(str::to_owned).to_vec(), 0));
         let (own, _) = ids(vec![volume("z", &[]), volume("y", &[]), volume("x", &[])]);
         assert_eq!(own, ["z", "y", "x"]);
+    }
+
+    /// Contract.md 5 row 9: the log says it when the volume's metadata is not shown.
+    #[test]
+    fn the_log_tells_the_order_where_the_volumes_do_not() {
+        let entry = |id: &str, disk| Entry::VolumeIndex { id: id.to_owned(), disk };
+        let told = told(&[entry("a", 0), entry("b", 0), entry("b", 1), entry("c", 2)]);
+        let seen = vec![volume("x", &[]), volume("c", &[]), volume("b", &[]), volume("a", &[(INDEX, "3/3")])];
+        let (own, _) = sort(seen, "guest", "host", &told);
+        let ids: Vec<_> = own.iter().map(|volume| volume.id.as_str()).collect();
+        assert_eq!(ids, ["b", "c", "a", "x"]);
     }
 
     #[test]
