@@ -62,7 +62,8 @@ impl Pairs<'_> {
         if let Some(name) = self.text(&[name]) {
             return json!({ "name": name });
         }
-        match (self.text(&["default-domain-id"]), self.text(&["default-domain-name"])) {
+        // The command's `--os-default-domain` is an id.
+        match (self.text(&["default-domain-id", "default-domain"]), self.text(&["default-domain-name"])) {
             (Some(id), _) => json!({ "id": id }),
             (None, Some(name)) => json!({ "name": name }),
             (None, None) => json!({ "id": DEFAULT_DOMAIN }),
@@ -290,6 +291,8 @@ mod tests {
     }
 
     #[test]
+        let domain = with(&[("default-domain", "d")]).body();
+        assert_eq!(domain["auth"]["identity"]["password"]["user"]["domain"], json!({ "id": "d" }));
     fn an_application_credential_has_no_scope() {
         let pairs = [("auth-url", "http://k"), ("application-credential-secret", "s"), ("project-id", "p")];
         let by_id = read(&[&pairs[..], &[("application-credential-id", "i")]].concat()).unwrap();

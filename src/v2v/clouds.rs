@@ -43,9 +43,12 @@ pub fn clouds_yaml(environment: &[(String, SecretString)], insecure: bool) -> Se
         let key = key.replace('-', "_");
         let value = value.expose_secret();
         match key.as_str() {
+            // As a text, `verify` would be the path of a bundle of authorities.
             "insecure" => {
-                let yes = ["true", "1", "yes"].iter().any(|word| value.eq_ignore_ascii_case(word));
-                cloud.insert("verify".to_owned(), Value::Bool(!yes));
+                cloud.insert("verify".to_owned(), Value::Bool(!is(value, &["true", "1", "yes", "on"])));
+            }
+            "verify" => {
+                cloud.insert(key, Value::Bool(!is(value, &["false", "0", "no", "off"])));
             }
             "auth_url" => {
                 auth.insert(key, Value::from(literal(value)));
@@ -74,6 +77,10 @@ pub fn clouds_yaml(environment: &[(String, SecretString)], insecure: bool) -> Se
     cloud.insert("auth".to_owned(), Value::Object(auth));
     let file = serde_json::json!({ "clouds": { CLOUD: cloud } });
     yaml(&file.to_string()).into()
+}
+
+fn is(value: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| value.trim().eq_ignore_ascii_case(word))
 }
 
 /// openstacksdk runs Python's `str.format` over these values (openstack/config/loader.py, `magic_fixes` and `get_one`);
@@ -150,6 +157,9 @@ mod tests {
                 json!({"auth": {"auth_url": "http://k/{{x}}", "password": "{p}"}, "region_name": "{{r"}),
             ),
             (&[("password", "a"), ("password", "b")], false, json!({"auth": {"password": "b"}})),
+            (&[("verify", "False")], false, json!({"auth": {}, "verify": false})),
+            (&[("verify", "true")], false, json!({"auth": {}, "verify": true})),
+            (&[("insecure", "on")], false, json!({"auth": {}, "verify": false})),
         ] {
             assert_eq!(file(pairs, insecure), expected);
         }
