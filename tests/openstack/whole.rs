@@ -32,6 +32,12 @@ fn two_disks_are_copied_to_volumes_and_become_a_server() {
     }
     let boot = site.fake.world(|world| world.volume(&volumes[0]).unwrap().image_metadata.clone());
     assert_eq!(boot.get("hw_disk_bus"), Some(&json!("virtio")), "{boot:?}");
+    // As virt-v2v marks the volumes that it makes.
+    for (index, volume) in volumes.iter().enumerate() {
+        let metadata = site.fake.world(|world| world.volume(volume).unwrap().metadata.clone());
+        assert_eq!(metadata["virt_v2v_guest_id"], "guest", "{metadata:?}");
+        assert_eq!(metadata["virt_v2v_disk_index"], format!("{}/2", index + 1), "{metadata:?}");
+    }
 }
 
 /// An address of IPv6, the same project on both sides, names instead of ids, an application credential.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::super::{DestinationError, Work};
 use super::marks::{Marks, volume_of};
-use super::{Asked, OpenstackError, Session, finish, room};
+use super::{Asked, OpenstackError, Session, adopt, finish, room};
 use crate::domain::Placed;
 use crate::guest::{self, Guest};
 use crate::openstack::resolve::Resource;
@@ -51,7 +51,10 @@ pub(super) async fn place(
         let known = disk(&things, index + 1);
         volumes.push(match known.and_then(|thing| thing.id.as_deref()) {
             Some(id) => recall(session, index + 1, id, *bytes, work).await?,
-            None => create(session, index + 1, &guest.disks[index], *bytes, known, work).await?,
+            None => {
+                let number = (index + 1, sizes.len());
+                create(session, number, &guest.disks[index], *bytes, known, work).await?
+            }
         });
     }
     available(session, &volumes, work).await?;
@@ -113,9 +116,20 @@ async fn traits(session: &Session, number: usize, disk: &guest::Disk, work: &Wor
     guest::Volume { kind, ..before }
 }
 
+/// What stands on a volume besides the mark. One whose guest is converted says which guest's and which disk it is in the words
+/// of virt-v2v, who wrote them on it when it was asked to convert to it (contract.md 1.4, 5 row 9, 6.5).
+fn metadata(number: usize, count: usize, disk: &guest::Disk, guest: &str) -> Vec<(String, String)> {
+    let mut metadata = vec![("virt_v2v_wrapper_disk".to_owned(), number.to_string())];
+    if disk.volume.is_none() {
+        metadata.push((adopt::GUEST.to_owned(), guest.to_owned()));
+        metadata.push((adopt::INDEX.to_owned(), format!("{number}/{count}")));
+    }
+    metadata
+}
+
 async fn create(
     session: &Session,
-    number: usize,
+    (number, count): (usize, usize),
     disk: &guest::Disk,
     bytes: u64,
     known: Option<&Thing>,
@@ -128,7 +142,7 @@ async fn create(
         description: description.unwrap_or_default().chars().take(LONGEST_NAME).collect(),
         size: room::gib(bytes),
         kind,
-        metadata: vec![("virt_v2v_wrapper_disk".to_owned(), number.to_string())],
+        metadata: metadata(number, count, disk, Asked::of(&work.job.plan)?.guest),
         ..NewVolume::default()
     };
     work.records.making(Side::Destination, Kind::Disk, &mark, &number.to_string())?;

@@ -131,7 +131,9 @@ async fn search<'a>(
                 (Some(begun), Some(created)) => created >= *begun,
                 _ => false,
             };
-            is_new && adopt::is_guests(volume, guest) && !volume.is_attached_elsewhere(server)
+            // One with a mark is of a job that made it itself.
+            let is_virt_v2vs = adopt::is_guests(volume, guest) && volume.mark().is_none();
+            is_new && is_virt_v2vs && !volume.is_attached_elsewhere(server)
         });
         return Ok(volumes.into_iter().map(|volume| (&projects.here, volume)).collect());
     }
