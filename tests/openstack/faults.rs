@@ -79,6 +79,9 @@ fn one(mode: Mode, step: &Step, harm: &Harm, ends_well: Option<bool>) -> Result<
         return Err(format!("the fault did not strike\n{}", site.fake.story()));
     }
     let failed = last["failed"] == true;
+    // A cloud that forbids to say what a volume is may boot from it all the same.
+    let is_tried = step.path.ends_with("/action$");
+    let ends_well = if is_tried && matches!(harm, Harm::Refuse(..)) { None } else { ends_well };
     if ends_well.is_some_and(|well| well == failed) {
         return Err(format!("it ended as it must not: {}\n{}", last["last_message"], site.fake.story()));
     }
@@ -86,8 +89,6 @@ fn one(mode: Mode, step: &Step, harm: &Harm, ends_well: Option<bool>) -> Result<
         return site.arrived(&last).map(drop);
     }
     let message = last["last_message"]["message"].as_str().unwrap_or_default();
-    // A cloud that forbids to say that a volume is bootable may boot from it all the same: then nova's words count.
-    let is_tried = step.path.ends_with("/action$");
     if let Harm::Refuse(_, words) = harm
         && (!message.starts_with(told(&step.path)) || !message.contains(words) && !is_tried)
     {
