@@ -227,6 +227,43 @@ fn what_cannot_be_removed_is_told_and_removed_later() {
     assert_eq!(cleanup(&site, &tag, &json!({})).0, Some(0));
 }
 
+/// Only one of the two projects lets us in: what is there goes, and what is in the other is told.
+#[test]
+fn a_project_that_lets_nobody_in_keeps_nobody_from_the_other() {
+    for (path, is_all_here) in [("/accept$", true), ("/servers$", false)] {
+        let Some(site) = Site::new(Mode::OnePhase) else { return };
+        site.fake.fail(Fault::always("POST", path, Harm::Refuse(403, WORDS)));
+        // Two logins at the beginning; then the volumes' project, and then the other one.
+        let refused = Fault::always("POST", "/auth/tokens$", Harm::Refuse(401, "no role there any more"));
+        site.fake.fail(refused.nth(4));
+        let mut job = site.start(&json!({}));
+        let last = site.end(&mut job);
+        assert_eq!(last["failed"], true, "{path}: {last:#}");
+        let warnings = last["warnings"].to_string();
+        assert_eq!(warnings.contains("no role there any more"), !is_all_here, "{path}: {warnings}");
+        if is_all_here {
+            site.untouched().unwrap_or_else(|why| panic!("{path}: {why}"));
+            continue;
+        }
+        assert!(site.volumes.iter().all(|id| warnings.contains(id)), "{warnings}");
+        let tag = site.tag(&job);
+        site.fake.heal();
+        let cleaned = cleanup(&site, &tag, &json!({}));
+        assert_eq!(cleaned.0, Some(0), "{}", cleaned.1);
+        site.untouched().unwrap_or_else(|why| panic!("{path}: {why}"));
+    }
+}
+
+/// The cloud's own words tell it, before anything is copied.
+#[test]
+fn a_conversion_server_that_is_none_is_told_by_its_cloud() {
+    let Some(site) = Site::new(Mode::TwoPhase) else { return };
+    let last = site.run(&json!({"osp_server_id": "nobody"}));
+    let message = last["last_message"]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("Cannot attach volume") && message.contains("nobody"), "{last:#}");
+    site.untouched().unwrap();
+}
+
 /// Exit code and words of `cleanup` with the document on stdin; nobody wants to go on with what is copied.
 pub fn cleanup(site: &Site, tag: &str, more: &Value) -> (Option<i32>, String) {
     let document = String::from_utf8(site.document(more)).unwrap();

@@ -253,17 +253,30 @@ struct Projects {
 
 impl Projects {
     async fn login(plan: &Plan, asked: &Asked<'_>) -> Result<Self, CloudError> {
+        match Self::login_to_either(plan, asked).await? {
+            (projects, None) => Ok(projects),
+            (_, Some(unreached)) => Err(unreached),
+        }
+    }
+
+    /// The same for whoever removes what is left: also if only the project of the volumes lets us in; then with the reason.
+    async fn login_to_either(
+        plan: &Plan,
+        asked: &Asked<'_>,
+    ) -> Result<(Self, Option<CloudError>), CloudError> {
         let access = Access {
             insecure: plan.insecure_connection,
             ca_bundle: asked.ca_bundle.cloned(),
             patience: patience(&plan.tools),
         };
         let here = Cloud::login(asked.environment, None, &access).await?;
-        let there = match here.project() == asked.project {
-            true => None,
-            false => Some(Cloud::login(asked.environment, Some(asked.project), &access).await?),
-        };
-        Ok(Self { here, there })
+        if here.project() == asked.project {
+            return Ok((Self { here, there: None }, None));
+        }
+        Ok(match Cloud::login(asked.environment, Some(asked.project), &access).await {
+            Ok(there) => (Self { here, there: Some(there) }, None),
+            Err(unreached) => (Self { here, there: None }, Some(unreached)),
+        })
     }
 
     /// The destination project.

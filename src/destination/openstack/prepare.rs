@@ -47,13 +47,11 @@ pub(super) async fn prepare(work: &mut Work<'_>) -> Result<Session, DestinationE
     }
     match named(here, Resource::Server, asked.server, "osp_server_id").await {
         Ok(_) => {}
-        // virt-v2v looks for it too, with the words of its own cloud.
-        Err(error @ OpenstackError::Named { .. }) if !two_phase => {
-            tracing::warn!("{}", crate::log::chain(&error))
-        }
         Err(OpenstackError::Named { .. }) if matches!(plan.source, Source::Openstack { .. }) => {
             return Err(OpenstackError::NoInstance { id: asked.server.to_owned() }.into());
         }
+        // Who attaches the first volume to it is told by its cloud, before anything is copied.
+        Err(error @ OpenstackError::Named { .. }) => tracing::warn!("{}", crate::log::chain(&error)),
         Err(error) => return Err(error.into()),
     }
     let kind = match asked.kind {

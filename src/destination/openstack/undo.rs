@@ -20,7 +20,7 @@ const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
 pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<String> {
     let login = async {
         let asked = Asked::of(plan)?;
-        Ok::<_, OpenstackError>(Projects::login(plan, &asked).await?)
+        Ok::<_, OpenstackError>(Projects::login_to_either(plan, &asked).await?)
     };
     let projects = match login.await {
         Ok(projects) => projects,
@@ -29,7 +29,14 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
     let mut problems = Vec::new();
     for thing in things {
         tracing::info!("removing {thing}");
-        let removed = remove(&projects, plan, thing, records).await;
+        let removed = match &unreached {
+            None => remove(&projects, plan, thing, records).await,
+            Some(unreached) => match is_here(&projects.here, thing).await {
+                Ok(true) => remove(&projects, plan, thing, records).await,
+                Ok(false) => Err(unreached.clone()),
+                Err(error) => Err(error),
+            },
+        };
         let gone = match removed {
             Ok(()) => records.gone(&thing.mark).map_err(|error| chain(&error)),
             Err(error) => Err(chain(&error)),
@@ -39,6 +46,19 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
         }
     }
     problems
+}
+
+/// Is it in the project of the volumes, so that nobody need ask the other one?
+async fn is_here(here: &Cloud, thing: &Thing) -> Result<bool, CloudError> {
+    let volume = match (thing.kind, &thing.id) {
+        (Kind::Attachment, _) => return Ok(true),
+        (Kind::Disk, None) if marks::is_of_virt_v2v(&thing.mark) => return Ok(true),
+        (Kind::Disk, None) => here.volume_marked(&thing.mark).await?,
+        (Kind::Disk, Some(id)) => here.volume_if_any(id).await?,
+        (Kind::Transfer, _) => here.volume_if_any(&thing.of).await?,
+        _ => None,
+    };
+    Ok(volume.is_some_and(|volume| volume.project.is_none_or(|owner| owner == here.project())))
 }
 
 /// One thing, if it is there and the job's.
@@ -178,7 +198,9 @@ async fn remove_volume(
     server: &str,
     patience: Duration,
 ) -> Result<(), CloudError> {
-    if volume.attachments.iter().any(|attachment| attachment.server == server) {
+    // Where it is attached is not shown by every cloud.
+    let is_here = volume.attachments.iter().any(|attachment| attachment.server == server);
+    if is_here || volume.status == "in-use" && volume.attachments.is_empty() {
         owner.detach(server, &volume.id, patience).await?;
     }
     if volume.status == "awaiting-transfer" {
