@@ -28,5 +28,7 @@ mod real_virt_v2v;
 mod refused;
 /// A sandbox and a fake cloud.
 pub mod site;
+/// Clouds that do and show less than most.
+mod sparing;
 /// Jobs from their beginning to their end.
 mod whole;

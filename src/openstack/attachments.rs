@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::catalogue::{Service, text};
 use super::version::Microversion;
-use super::volumes::is_busy;
+use super::volumes::{Volume, is_busy};
 use super::wait::{Look, until};
 use super::{Cloud, CloudError};
 use crate::http::encoded;
@@ -31,7 +31,9 @@ pub struct Manner {
     pub delete_on_termination: bool,
 }
 
-/// The part of the patience that nova has to forget a volume that is detached for cinder.
+/// How often a volume is looked at that seems not to be attached by what Nova was asked for.
+const MOST_IDLE: u32 = 3;
+/// The part of the patience that Nova has to forget a volume that is detached for Cinder.
 const FORGETTING: u32 = 10;
 /// Pause between two looks at that.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -41,6 +43,53 @@ fn path(server: &str) -> String {
 }
 
 impl Cloud {
+    /// Has this server the volume? Nova says it where Cinder shows no attachments of a volume that is in use; `None`: neither
+    /// does.
+    async fn has(&self, server: &str, volume: &Volume) -> Result<Option<bool>, CloudError> {
+        if volume.attachments.iter().any(|attachment| attachment.server == server) {
+            return Ok(Some(true));
+        }
+        if volume.status != "in-use" || !volume.attachments.is_empty() {
+            return Ok(Some(false));
+        }
+        self.lists(server, &volume.id).await
+    }
+
+    /// Does Nova say that this server has the volume? `None`: it does not say.
+    async fn lists(&self, server: &str, volume: &str) -> Result<Option<bool>, CloudError> {
+        match self.list(Service::Compute, &path(server), "volumeAttachments").await {
+            Ok(entries) => {
+                let of = |entry: &Value| text(entry, "volumeId").or_else(|| text(entry, "id"));
+                Ok(Some(entries.iter().any(|entry| of(entry).as_deref() == Some(volume))))
+            }
+            Err(error) if error.tells_nothing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same of a volume that is `available`: where Nova fails to say, what Cinder says counts.
+    async fn lists_available(&self, server: &str, volume: &str) -> Option<bool> {
+        self.lists(server, volume).await.unwrap_or_else(|error| {
+            tracing::debug!("{}", crate::log::chain(&error));
+            Some(false)
+        })
+    }
+
+    /// Waits until a volume that Cinder has taken out of a server is no disk of it for Nova either: that comes a moment
+    /// later, and until then no server may have it. A record that stays is a fault of its own, and no reason to fail.
+    async fn forgotten(&self, server: &str, volume: &str, patience: Duration) {
+        let begun = Instant::now();
+        while self.lists_available(server, volume).await == Some(true) {
+            if begun.elapsed() >= patience / FORGETTING {
+                tracing::warn!(
+                    "Nova takes volume {volume} for a disk of server {server}, and Cinder does not"
+                );
+                return;
+            }
+            sleep(AGAIN.min(patience / FORGETTING)).await;
+        }
+    }
+
     /// Attaches a volume and waits until it is. One that is attached there already stays.
     pub async fn attach(&self, server: &str, volume: &str, patience: Duration) -> Result<(), CloudError> {
         self.attach_as(server, volume, &Manner::default(), patience).await
@@ -52,7 +101,7 @@ impl Cloud {
         let version = self.microversion(Service::Compute, MANNER).await;
         let answer = match self.json(Method::GET, Service::Compute, version, &path, None).await {
             Ok(answer) => answer,
-            Err(error) if error.status().is_some_and(|status| status < 500) => return Ok(Manner::default()),
+            Err(error) if error.tells_nothing() => return Ok(Manner::default()),
             Err(error) => return Err(error),
         };
         let shown = &answer["volumeAttachment"];
@@ -71,12 +120,11 @@ impl Cloud {
         manner: &Manner,
         patience: Duration,
     ) -> Result<(), CloudError> {
-        let there = |volume: &super::volumes::Volume| {
-            volume.status == "in-use"
-                && volume.attachments.iter().any(|attachment| attachment.server == server)
-        };
-        if !there(&self.volume(volume).await?) {
-            self.forgotten(server, volume, patience).await?;
+        let shown = self.volume(volume).await?;
+        if shown.status != "in-use" || self.has(server, &shown).await? != Some(true) {
+            if shown.status == "available" {
+                self.forgotten(server, volume, patience).await;
+            }
             let mut body = json!({ "volumeAttachment": { "volumeId": volume } });
             let Manner { device, tag, delete_on_termination } = manner;
             let told = &mut body["volumeAttachment"];
@@ -100,7 +148,7 @@ impl Cloud {
                 // It may be under way.
                 Err(error) if error.is_ambiguous() => {
                     tracing::warn!("{}: looking whether it was done all the same", crate::log::chain(&error));
-                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    sleep(Duration::from_secs(2)).await;
                     if self.volume(volume).await?.status == "available" {
                         post().await?;
                     }
@@ -108,13 +156,23 @@ impl Cloud {
                 Err(error) => return Err(error),
             }
         }
-        let mut tried = false;
+        let (mut tried, mut idle) = (false, 0);
         until("volume", volume, "attached", patience, async || {
             let shown = self.volume(volume).await?;
-            if there(&shown) {
+            // Nova has been asked for it and has not refused: where nobody says who has it, that counts.
+            if shown.status == "in-use" && self.has(server, &shown).await? != Some(false) {
                 return Ok(Look::Done(()));
             }
-            let failed = shown.status.starts_with("error") || (tried && shown.status == "available");
+            let mut failed = shown.status.starts_with("error") || (tried && shown.status == "available");
+            // Nova reserves a volume before it answers. One that stays as it was failed between two looks, unless its cloud
+            // does not show what becomes of volumes at all.
+            idle += u32::from(shown.status == "available");
+            if idle > MOST_IDLE && !failed {
+                match self.lists(server, volume).await? {
+                    Some(false) => failed = true,
+                    Some(true) | None => return Ok(Look::Done(())),
+                }
+            }
             tried |= shown.status == "attaching" || shown.status == "reserved";
             match failed {
                 true => Err(CloudError::State {
@@ -136,19 +194,33 @@ impl Cloud {
         let mut asked = false;
         until("volume", volume, "detached", patience, async || {
             let Some(shown) = self.volume_if_any(volume).await? else { return Ok(Look::Done(())) };
-            let is_there = shown.attachments.iter().any(|attachment| attachment.server == server);
+            let has = self.has(server, &shown).await?;
             match shown.status.as_str() {
-                "in-use" if is_there && !asked => match self.delete(Service::Compute, &path).await {
-                    Ok(_) => asked = true,
-                    // Busy with the one before.
-                    Err(error) if is_busy(&error) => {
-                        return Ok(Look::Not(crate::log::chain(&error)));
+                "in-use" if has != Some(false) && !asked => {
+                    match self.delete(Service::Compute, &path).await {
+                        // Nova knows of none, and Cinder does not say that there is one.
+                        Ok(false) if has.is_none() => return Ok(Look::Done(())),
+                        Ok(_) => asked = true,
+                        // Busy with the one before.
+                        Err(error) if is_busy(&error) => {
+                            return Ok(Look::Not(crate::log::chain(&error)));
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) => return Err(error),
-                },
-                "in-use" if is_there => {}
+                }
+                "in-use" if has != Some(false) => {}
                 "detaching" | "attaching" | "reserved" => {}
-                status if status.starts_with("error") && is_there => {
+                // Of a cloud that does not show it; or Nova is about to forget it, and says so when it is asked again.
+                "available" if !asked && self.lists_available(server, volume).await != Some(false) => {
+                    match self.delete(Service::Compute, &path).await {
+                        Ok(_) => asked = true,
+                        Err(error) if error.status().is_some_and(|status| status < 500) => {
+                            return Ok(Look::Done(()));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                status if status.starts_with("error") && has == Some(true) => {
                     let words = format!(": it could not be detached from server {server}");
                     let (id, status) = (volume.to_owned(), shown.status);
                     return Err(CloudError::State { what: "volume", id, status, words });
@@ -158,25 +230,7 @@ impl Cloud {
             Ok(Look::Not(shown.status))
         })
         .await?;
-        self.forgotten(server, volume, patience).await
-    }
-
-    /// Waits until a volume that cinder has taken out of a server is no disk of it for nova either: that comes a moment
-    /// later, and until then no server may have it. A record that stays is a fault of its own, and no reason to fail.
-    async fn forgotten(&self, server: &str, volume: &str, patience: Duration) -> Result<(), CloudError> {
-        let path = format!("{}/{}", path(server), encoded(volume));
-        let begun = Instant::now();
-        while begun.elapsed() < patience / FORGETTING {
-            match self.get(Service::Compute, &path).await {
-                Ok(shown) if text(&shown["volumeAttachment"], "volumeId").as_deref() == Some(volume) => {
-                    sleep(AGAIN.min(patience / FORGETTING)).await;
-                }
-                Ok(_) => return Ok(()),
-                Err(error) if error.status().is_some_and(|status| status < 500) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        tracing::warn!("nova still takes volume {volume} for a disk of server {server}, and cinder does not");
+        self.forgotten(server, volume, patience).await;
         Ok(())
     }
 }

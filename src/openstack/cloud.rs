@@ -324,7 +324,8 @@ async fn authenticate(http: &Client, credentials: &Credentials) -> Result<Token,
     };
     let body = answer.json().map_err(refused)?;
     let token = body.get("token").unwrap_or(&Value::Null);
-    let project = token.get("project").and_then(|project| text(project, "id")).unwrap_or_default();
+    let project = token.get("project").and_then(|project| text(project, "id"));
+    let project = project.or_else(|| credentials.project_id()).unwrap_or_default();
     let renew_at =
         life(token).map(|life| Instant::now() + life.saturating_sub(BEFORE_ITS_END.min(life / 10)));
     Ok(Token { id, project, catalogue: Catalogue::read(token), renew_at })

@@ -105,6 +105,11 @@ impl Credentials {
         self
     }
 
+    /// The id of the project that is asked for, where it is not asked for by its name.
+    pub fn project_id(&self) -> Option<String> {
+        self.scope.as_ref()?.get("project")?.get("id")?.as_str().map(str::to_owned)
+    }
+
     /// Good for one project only, whatever is asked for?
     pub fn is_bound(&self) -> bool {
         matches!(self.method, Method::ApplicationCredential { .. })
@@ -286,13 +291,13 @@ mod tests {
             let elsewhere = with(more).in_project("x").body();
             assert_eq!(elsewhere["auth"]["scope"], json!({ "project": { "id": "x" } }));
         }
+        let domain = with(&[("default-domain", "d")]).body();
+        assert_eq!(domain["auth"]["identity"]["password"]["user"]["domain"], json!({ "id": "d" }));
         let domain = with(&[("user-domain-name", "D")]).body();
         assert_eq!(domain["auth"]["identity"]["password"]["user"]["domain"], json!({ "name": "D" }));
     }
 
     #[test]
-        let domain = with(&[("default-domain", "d")]).body();
-        assert_eq!(domain["auth"]["identity"]["password"]["user"]["domain"], json!({ "id": "d" }));
     fn an_application_credential_has_no_scope() {
         let pairs = [("auth-url", "http://k"), ("application-credential-secret", "s"), ("project-id", "p")];
         let by_id = read(&[&pairs[..], &[("application-credential-id", "i")]].concat()).unwrap();

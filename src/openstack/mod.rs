@@ -21,6 +21,7 @@ pub mod cloud;
 pub mod credentials;
 pub mod images;
 pub mod limits;
+mod listing;
 pub mod ports;
 pub mod resolve;
 pub mod servers;

@@ -106,7 +106,15 @@ impl Cloud {
             begun,
             async || self.port_marked(&new.name, mark).await,
             async || {
-                let answer = self.post(Service::Network, "/ports", &body).await?;
+                let answer = match self.post(Service::Network, "/ports", &body).await {
+                    // Descriptions are an extension (standard-attr-description).
+                    Err(error) if is_without_descriptions(&error) => {
+                        let mut bare = body.clone();
+                        bare["port"].as_object_mut().map(|port| port.remove("description"));
+                        self.post(Service::Network, "/ports", &bare).await?
+                    }
+                    answered => answered?,
+                };
                 let read = answer.get("port").and_then(Port::read);
                 read.ok_or_else(|| CloudError::Shape {
                     asked: "POST /ports".to_owned(),
@@ -130,6 +138,11 @@ impl Cloud {
             entries.iter().filter(|subnet| text(subnet, "network_id").is_none_or(|own| own == network));
         Ok(of_network.filter_map(|subnet| text(subnet, "cidr")).collect())
     }
+}
+
+/// Neutron's refusal of an attribute that it does not know.
+fn is_without_descriptions(error: &CloudError) -> bool {
+    error.status() == Some(400) && crate::log::chain(error).contains("'description'")
 }
 
 #[cfg(test)]

@@ -115,16 +115,22 @@ impl Cloud {
             Err(error) if error.tells_nothing() => {}
             Err(error) => return Err(error),
         }
-        let entries = match self.list(service, &resource.listing(given), many).await {
-            Ok(entries) => entries,
-            Err(error) if error.tells_nothing() => {
-                return Ok(Resolved::Unclear { id: given.to_owned(), why: crate::log::chain(&error) });
-            }
-            Err(error) => return Err(error),
-        };
         let project = self.project();
-        let id = choose(resource, given, &entries, &project)?;
-        Ok(Resolved::Known { id, shown: Value::Null })
+        let mut listing = resource.listing(given);
+        loop {
+            let entries = match self.list(service, &listing, many).await {
+                Ok(entries) => entries,
+                Err(error) if error.tells_nothing() => {
+                    return Ok(Resolved::Unclear { id: given.to_owned(), why: crate::log::chain(&error) });
+                }
+                Err(error) => return Err(error),
+            };
+            match choose(resource, given, &entries, &project) {
+                // An id has no such name, and a cloud may show it nowhere but in its listing.
+                Err(CloudError::Unknown { .. }) if listing != path => listing = path.to_owned(),
+                chosen => return Ok(Resolved::Known { id: chosen?, shown: Value::Null }),
+            }
+        }
     }
 }
 

@@ -207,7 +207,7 @@ impl Cloud {
 
     /// The server with this mark.
     pub async fn server_marked(&self, mark: &str) -> Result<Option<Server>, CloudError> {
-        let entries = self.list(Service::Compute, "/servers/detail", "servers").await?;
+        let entries = self.list_whole(Service::Compute, "/servers", "server", "servers").await?;
         Ok(entries.iter().filter_map(Server::read).find(|server| server.mark() == Some(mark)))
     }
 
@@ -235,12 +235,14 @@ impl Cloud {
         .await
     }
 
-    /// Waits until a server is in this state, and at rest. `ERROR` ends it, with the server's words.
+    /// Waits until a server is in this state, and at rest. `ERROR` ends it, with the server's words; one that shows no state
+    /// is not waited for.
     pub async fn server_in(&self, id: &str, wanted: &str, patience: Duration) -> Result<Server, CloudError> {
         until("server", id, wanted, patience, async || {
             let server = self.server(id).await?;
             match server.status.as_str() {
                 status if status == wanted && server.task.is_none() => Ok(Look::Done(server)),
+                "" => Ok(Look::Done(server)),
                 "ERROR" | "DELETED" => {
                     let words = server.fault.map(|fault| format!(": {fault}")).unwrap_or_default();
                     Err(CloudError::State { what: "server", id: id.to_owned(), status: server.status, words })

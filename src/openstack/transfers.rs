@@ -85,9 +85,9 @@ impl Cloud {
     pub async fn transfers(&self) -> Result<Vec<Transfer>, CloudError> {
         let mut last = None;
         for (base, _) in PATHS {
-            match self.list(Service::Volume, &format!("{base}/detail"), "transfers").await {
+            match self.list_whole(Service::Volume, base, "transfer", "transfers").await {
                 Ok(entries) => return Ok(entries.iter().filter_map(Transfer::read).collect()),
-                Err(error) if error.is_not_found() => last = last.or(Some(error)),
+                Err(error) if error.tells_nothing() => last = last.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -113,7 +113,11 @@ impl Cloud {
                     tries += 1;
                     tracing::warn!("{}: offering volume {volume} again", crate::log::chain(&error));
                     tokio::time::sleep(Duration::from_secs(1)).await;
-                    self.withdraw_all(volume, mark).await?;
+                    match self.withdraw_all(volume, mark).await {
+                        // Whether there is an offer cannot be told: what went wrong first is what counts.
+                        Err(silent) if silent.tells_nothing() => return Err(error),
+                        withdrawn => withdrawn?,
+                    }
                     self.volume_in(volume, "available", patience).await?;
                 }
                 offered => return offered,
@@ -137,10 +141,11 @@ impl Cloud {
         self.volume_in(&offer.volume, "available", patience).await.map(|_| ())
     }
 
-    /// Withdraws every offer of this volume with this mark.
+    /// Withdraws every offer of this volume with this mark. Offers that have no name where a cloud shows none are the job's,
+    /// too, as their volume is.
     pub async fn withdraw_all(&self, volume: &str, mark: &str) -> Result<(), CloudError> {
         for transfer in self.transfers().await? {
-            if transfer.volume == volume && transfer.name == mark {
+            if transfer.volume == volume && (transfer.name == mark || transfer.name.is_empty()) {
                 self.withdraw_transfer(&transfer.id).await?;
             }
         }

@@ -164,7 +164,7 @@ impl Cloud {
 
     /// All volumes of the project.
     pub async fn volumes(&self) -> Result<Vec<Volume>, CloudError> {
-        let entries = self.list(Service::Volume, "/volumes/detail", "volumes").await?;
+        let entries = self.list_whole(Service::Volume, "/volumes", "volume", "volumes").await?;
         Ok(entries.iter().filter_map(Volume::read).collect())
     }
 

@@ -208,6 +208,7 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
         Some(Harm::CutBefore) => Answer::empty(0),
         _ => answer(&mut all.world, &request),
     };
+    let answer = all.world.sparing(&request, answer);
     let status = if matches!(harm, Some(Harm::CutAfter | Harm::Silence)) { 0 } else { answer.status };
     all.seen.push(Seen { request: request.clone(), project, status });
     match harm {
@@ -224,6 +225,26 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Shared>) -> std::io::Result<()> {
             drop(all);
             stream.write_all(&answer.bytes())
         }
+    }
+}
+
+impl World {
+    /// The answer without what this cloud does not show.
+    fn sparing(&self, request: &Request, mut answer: Answer) -> Answer {
+        let hidden = self.hidden.iter().filter(|(path, _)| request.plain().contains(path));
+        hidden.for_each(|(_, key)| hide(&mut answer.body, key));
+        answer
+    }
+}
+
+fn hide(value: &mut Value, key: &str) {
+    match value {
+        Value::Object(object) => {
+            object.remove(key);
+            object.values_mut().for_each(|inner| hide(inner, key));
+        }
+        Value::Array(all) => all.iter_mut().for_each(|inner| hide(inner, key)),
+        _ => {}
     }
 }
 

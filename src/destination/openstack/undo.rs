@@ -22,7 +22,7 @@ pub async fn undo(plan: &Plan, things: &[Thing], records: &mut Records) -> Vec<S
         let asked = Asked::of(plan)?;
         Ok::<_, OpenstackError>(Projects::login_to_either(plan, &asked).await?)
     };
-    let projects = match login.await {
+    let (projects, unreached) = match login.await {
         Ok(projects) => projects,
         Err(error) => return vec![chain(&error)],
     };
@@ -92,7 +92,19 @@ pub(super) async fn remove(
         // Offered by either project: a volume may be on its way back.
         Kind::Transfer => {
             for cloud in projects.each() {
-                cloud.withdraw_all(&thing.of, &thing.mark).await?;
+                if let Some(id) = &thing.id {
+                    cloud.withdraw_transfer(id).await?;
+                }
+                match cloud.withdraw_all(&thing.of, &thing.mark).await {
+                    Err(error) if thing.id.is_some() && error.tells_nothing() => {
+                        tracing::warn!(
+                            "other offers of volume {} are not shown: {}",
+                            thing.of,
+                            chain(&error)
+                        );
+                    }
+                    withdrawn => withdrawn?,
+                }
             }
         }
         Kind::Attachment => {

@@ -128,7 +128,7 @@ fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
         if volume.status != "available" {
             return refuse(400, &format!("Invalid volume: Volume {id} status is {}.", volume.status));
         }
-        if index == 0 && !volume.bootable {
+        if index == 0 && !volume.bootable && !world.boots_all {
             return refuse(400, &format!("Block Device {id} is not bootable."));
         }
         volumes.push(id);

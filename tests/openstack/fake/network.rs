@@ -143,6 +143,9 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
 
 fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
     let text = |key: &str| wanted[key].as_str().unwrap_or_default().to_owned();
+    if world.refuses_descriptions && !wanted["description"].is_null() {
+        return refuse(400, "HTTPBadRequest", "Unrecognized attribute(s) 'description'");
+    }
     let wanted_network = text("network_id");
     let Some(found) =
         world.networks.iter().find(|own| own.id == wanted_network && own.project == token.project)

@@ -147,6 +147,12 @@ pub struct World {
     pub doom: Option<String>,
     /// Seconds that a token is good for.
     pub token_life: i64,
+    /// What answers do not show: a part of the path, and a key.
+    pub hidden: Vec<(&'static str, &'static str)>,
+    /// Servers boot from any volume.
+    pub boots_all: bool,
+    /// Ports cannot be described.
+    pub refuses_descriptions: bool,
     pub count: u64,
     /// Which of this process.
     pub number: u32,
