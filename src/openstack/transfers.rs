@@ -40,6 +40,11 @@ impl Transfer {
     }
 }
 
+/// There may be no such path; an offer that is gone looks the same.
+fn is_no_path(error: &CloudError) -> bool {
+    matches!(error.status(), Some(404 | 405 | 410 | 501))
+}
+
 impl Cloud {
     /// A request to whichever of the paths is there.
     async fn transfer_request(
@@ -52,7 +57,7 @@ impl Cloud {
         for (base, microversion) in PATHS {
             let path = format!("{base}{path}");
             match self.json(method.clone(), Service::Volume, microversion, &path, body).await {
-                Err(error) if error.is_not_found() => last = last.or(Some(error)),
+                Err(error) if is_no_path(&error) => last = last.or(Some(error)),
                 answered => return answered,
             }
         }

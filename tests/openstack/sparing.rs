@@ -50,6 +50,8 @@ fn a_job_that_fails_leaves_nothing_where_a_cloud_says_little() {
         for mode in [Mode::OnePhase, Mode::TwoPhase] {
             let Some(site) = Site::new(mode) else { return };
             bare(&site);
+            // Nor any listing of volumes.
+            site.fake.fail(Fault::always("GET", "/volumes$", Harm::Refuse(501, "not here")));
             site.fake.fail(Fault::always(method, path, Harm::Refuse(403, "forbidden here")));
             let last = site.run(&json!({}));
             assert_eq!(last["failed"], true, "{mode:?} {path}: {last:#}");
@@ -125,4 +127,19 @@ fn the_log_tells_which_disk_a_volume_is() {
     site.play(&[json!({"text": text})], 0);
     let last = site.run(&json!({}));
     site.arrived(&last).unwrap();
+}
+
+/// The later path of the two, which asks for a microversion.
+#[test]
+fn volumes_are_handed_over_by_whichever_path_there_is() {
+    for status in [404, 501] {
+        let Some(site) = Site::new(Mode::OnePhase) else { return };
+        for method in ["GET", "POST", "DELETE"] {
+            site.fake.fail(Fault::always(method, "/os-volume-transfer", Harm::Refuse(status, "not here")));
+        }
+        let last = site.run(&json!({}));
+        site.arrived(&last).unwrap();
+        let asked = site.fake.seen().into_iter().find(|seen| seen.request.path.contains("/volume-transfers"));
+        assert_eq!(asked.unwrap().request.header("openstack-api-version"), Some("volume 3.55"));
+    }
 }

@@ -157,7 +157,14 @@ async fn search<'a>(
 ) -> Result<Vec<(&'a Cloud, Volume)>, CloudError> {
     if marks::is_of_virt_v2v(&thing.mark) {
         let begun = begun(&thing.mark);
-        let mut volumes = projects.here.volumes().await?;
+        let mut volumes = match projects.here.volumes().await {
+            // A cloud that lists none: those that the log tells are what there is to know.
+            Err(error) if error.tells_nothing() => {
+                tracing::warn!("volumes that stand in no log are not looked for: {}", chain(&error));
+                return Ok(Vec::new());
+            }
+            listed => listed?,
+        };
         volumes.retain(|volume| {
             let is_new = match (&begun, volume.created_at.as_deref().and_then(created)) {
                 (Some(begun), Some(created)) => created >= *begun,
