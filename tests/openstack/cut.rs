@@ -76,6 +76,35 @@ fn a_killed_two_phase_job_is_gone_on_with_and_makes_nothing_twice() {
     }
 }
 
+/// Told to end at any step of a two-phase job: nothing is kept for a resume of what somebody has called off.
+#[test]
+fn a_two_phase_job_that_is_told_to_end_leaves_nothing() {
+    for (method, path, nth) in [
+        ("GET", "/servers$", 1),
+        ("POST", "/volumes$", 2),
+        ("GET", "/volume/v3/p/volumes/", 1),
+        ("POST", "/os-volume_attachments$", 1),
+        ("POST", "/os-volume_attachments$", 2),
+        ("DELETE", "/os-volume_attachments/", 2),
+        ("POST", "/action$", 2),
+        ("POST", "(os-volume-transfer|volume-transfers)$", 1),
+        ("POST", "/accept$", 2),
+        ("POST", "/ports$", 2),
+        ("POST", "/servers$", 1),
+    ] {
+        let Some(mut site) = Site::new(Mode::TwoPhase) else { return };
+        site.set(json!({"patience_percent": 100}));
+        let mut job = wait_for(&site, method, path, nth);
+        assert!(job.signal(Signal::SIGTERM, "supervisor"), "{method} {path}");
+        let last = job.wait_finished(LIMIT).unwrap_or_else(|| panic!("{method} {path}: no last state"));
+        let left = job.gone_within(LIMIT);
+        assert!(left.is_ok(), "{method} {path}: processes left: {left:?}");
+        job.end();
+        assert_eq!(last["failed"], true, "{path}: {last:#}");
+        site.untouched().unwrap_or_else(|why| panic!("{method} {path} {nth}: {why}\n{last:#}"));
+    }
+}
+
 /// Told to end while a request of the finish is under way: what is made goes again, and the state says why.
 #[test]
 fn a_job_that_is_told_to_end_in_its_finish_leaves_nothing() {
