@@ -15,25 +15,25 @@ use tokio::time::Instant;
 use crate::event::Event;
 use crate::follow::Watch;
 use crate::job::Job;
-use crate::journal::{Entry, Journal};
+use crate::journal::Journal;
 use crate::leftovers;
 use crate::log::chain;
 use crate::overlay;
-use crate::plan::Destination;
 use crate::process::{self, Exit, Tool};
 use crate::recorder::Recorder;
 use crate::signals::Signals;
 use crate::supervise::CANCEL;
-use crate::things::{Kind, Side};
 use crate::throttle::Throttling;
 use crate::trace;
 use crate::v2v::args::CommandLine;
 use crate::v2v::output::{Drivers, DriversParser};
 
 mod converter;
+mod told;
 
 pub use converter::Converter;
 use converter::Logs;
+pub use told::note_unread;
 
 /// A cancelled virt-v2v may take this long: SIGTERM is only acted on when a libguestfs call returns
 /// (virt-v2v-output.md 1, fact 7).
@@ -335,21 +335,7 @@ impl Running<'_> {
         if !self.converter.matters(&event) {
             return;
         }
-        let entries = match (&event, &self.job.plan.destination) {
-            (Event::TargetServed { path, .. }, _) => vec![Entry::OutputFile { path: path.into() }],
-            (Event::DisplayName { name }, _) => vec![Entry::GuestName { name: name.clone() }],
-            (Event::OvirtDisk { id }, Destination::Ovirt { .. })
-            | (Event::CinderVolume { id, index: None }, Destination::Openstack { .. }) => {
-                made_by_virt_v2v(Kind::Disk, id)
-            }
-            (Event::CinderVolume { id, index: Some(disk) }, Destination::Openstack { .. }) => {
-                let mut entries = made_by_virt_v2v(Kind::Disk, id);
-                entries.push(Entry::VolumeIndex { id: id.clone(), disk: *disk });
-                entries
-            }
-            (Event::VmId { id }, Destination::Ovirt { .. }) => made_by_virt_v2v(Kind::Machine, id),
-            _ => Vec::new(),
-        };
+        let entries = told::entries(&event, &self.job.plan.destination);
         for entry in entries {
             if let Err(error) = self.journal.record_once(&entry) {
                 tracing::error!("{}", chain(&error));
@@ -357,14 +343,6 @@ impl Running<'_> {
         }
         self.recorder.apply(event);
     }
-}
-
-/// What virt-v2v made at a cloud, or is about to: its id is its mark. A guest's console is in the log too, so whoever undoes
-/// it looks first whether it can be this job's.
-fn made_by_virt_v2v(kind: Kind, id: &str) -> Vec<Entry> {
-    let (mark, id) = (id.to_owned(), id.to_owned());
-    let making = Entry::Making { side: Side::Destination, kind, mark: mark.clone(), of: String::new() };
-    vec![making, Entry::Made { mark, id }]
 }
 
 fn note_leftovers(job: &Job) {

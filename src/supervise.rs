@@ -21,7 +21,7 @@ use crate::log::chain;
 use crate::process::{self, Exit, Tool};
 use crate::put_back::Left;
 use crate::state::State;
-use crate::{journal, leftovers, put_back, state_file, undo};
+use crate::{convert, journal, leftovers, put_back, state_file, undo};
 
 /// Signals that cancel a job.
 pub const CANCEL: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
@@ -220,6 +220,7 @@ fn close(
     {
         tracing::error!("{}", chain(&error));
     }
+    convert::note_unread(&job.files, &job.plan);
     put_all_back(job, &mut state, sealed);
     finish_for_the_dead(&job.files, &mut state, message);
     state

@@ -7,7 +7,7 @@ use crate::journal::{self, Entry, Fate, Journal};
 use crate::log::chain;
 use crate::site::{Caller, Site};
 use crate::two_phase::earlier;
-use crate::{put_back, start, sweep, undo};
+use crate::{convert, put_back, start, sweep, undo};
 
 /// Which job is cleaned up after.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +97,7 @@ fn clean(
         cancelled.map_err(|error| one(&error))?;
     }
     if let Some(plan) = plan {
+        convert::note_unread(files, &plan);
         let problems = put_back::put_back_alone(&plan, &path).map_err(|error| one(&error))?;
         if !problems.is_empty() {
             return Err(problems);

@@ -1,12 +1,14 @@
 //! Everything is killed after a thing was made and before anybody could write down its id; and jobs that are told to end in the
 //! middle of what they do to the cloud.
 
+use std::path::PathBuf;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::fake::{Fault, Harm};
 use super::faults::cleanup;
-use super::site::{LIMIT, Mode, Site};
+use super::site::{LIMIT, Mode, Site, show};
 use crate::rig::poll;
 
 /// What is made, in its order.
@@ -73,6 +75,44 @@ fn a_killed_two_phase_job_is_gone_on_with_and_makes_nothing_twice() {
         job.end();
         let last = site.run(&json!({"resume": tag}));
         site.arrived(&last).unwrap_or_else(|why| panic!("{method} {path} {nth}: {why}"));
+    }
+}
+
+/// The worker is killed, or all are, when virt-v2v has made a volume of which nobody has read in its log yet.
+#[test]
+fn a_volume_of_which_only_the_log_tells_goes_too() {
+    for whole in [false, true] {
+        let Some(site) = Site::new(Mode::OnePhase) else { return };
+        let go = site.sandbox.path("go");
+        let [first, second] = [0, 1].map(|at| site.volumes[at].clone());
+        let tell = |id: &String| json!({"text": show(std::slice::from_ref(id))});
+        site.play(&[tell(&first), json!({"wait_for": go}), tell(&second), json!({"sleep_ms": 600_000})], 0);
+        let mut job = site.start(&json!({}));
+        let holds =
+            |file: PathBuf, id: &str| std::fs::read_to_string(file).is_ok_and(|text| text.contains(id));
+        let beside = |name: &str| {
+            let reply = job.reply()?;
+            let key = |key: &str| Some(PathBuf::from(reply[key].as_str()?));
+            if name == "log" { key("v2v_log") } else { Some(key("state_file")?.with_file_name(name)) }
+        };
+        let journal = || beside("journal.jsonl").filter(|file| holds(file.clone(), &first));
+        let log = || beside("log").filter(|file| holds(file.clone(), &second));
+        poll(LIMIT, journal).expect("the first volume is noted");
+        assert!(job.signal(Signal::SIGSTOP, "worker"));
+        std::fs::write(&go, "").unwrap();
+        poll(LIMIT, log).expect("the log tells of the second volume");
+        if whole {
+            site.cut(&job);
+            let tag = site.tag(&job);
+            job.end();
+            let (code, words) = cleanup(&site, &tag, &json!({}));
+            assert_eq!(code, Some(0), "{words}");
+        } else {
+            assert!(job.signal(Signal::SIGKILL, "worker"));
+            let last = site.end(&mut job);
+            assert_eq!(last["failed"], true, "{last:#}");
+        }
+        site.untouched().unwrap_or_else(|why| panic!("all killed: {whole}: {why}"));
     }
 }
 
