@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::fake::World;
+use super::fake::{Fault, Harm, World};
 use super::site::{Mode, Site};
 
 /// What is different in the cloud.
@@ -111,4 +111,26 @@ fn a_name_is_a_name_whatever_is_in_it() {
         });
         assert_eq!((server.as_str(), port), (name, format!("{name}_port_1")), "{}", site.fake.story());
     }
+}
+
+/// Nova takes printable names of the first plane without spaces at their ends; hours of copying are not lost by one that is not.
+#[test]
+fn a_name_that_nova_does_not_take_is_made_one_that_it_does() {
+    for (name, taken) in
+        [(" spaced  out ", "spaced  out"), ("rocket \u{1f680}\u{200b}\u{ff01}", "rocket __\u{ff01}")]
+    {
+        let Some(site) = Site::new(Mode::OnePhase) else { return };
+        let last = site.run(&json!({"vm_name": name}));
+        assert_eq!(last["failed"], false, "{name}: {last:#}\n{}", site.fake.story());
+        let made = site.fake.world(|world| world.servers.last().unwrap().name.clone());
+        assert_eq!(made, taken);
+        assert!(last["warnings"].to_string().contains("may not take"), "{last:#}");
+    }
+    // Another reason stays the reason.
+    let Some(site) = Site::new(Mode::OnePhase) else { return };
+    site.fake.fail(Fault::always("POST", "/servers$", Harm::Refuse(400, "no such flavor today")));
+    let last = site.run(&json!({"vm_name": " x "}));
+    let message = last["last_message"]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("Create VM failed") && message.contains("no such flavor today"), "{last:#}");
+    site.untouched().unwrap();
 }

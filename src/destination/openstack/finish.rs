@@ -192,7 +192,7 @@ async fn server(
 ) -> Result<String, DestinationError> {
     let asked = Asked::of(&work.job.plan)?;
     let there = session.projects.there();
-    let new = NewServer {
+    let mut new = NewServer {
         name: name.chars().take(LONGEST_NAME).collect(),
         flavor: session.flavor.clone(),
         volumes: volumes.to_vec(),
@@ -201,12 +201,37 @@ async fn server(
     };
     let mark = Marks::of(work).server();
     work.records.making(Side::Destination, Kind::Machine, &mark, asked.project)?;
-    let id = there.create_server(&new, &mark, false).await.map_err(OpenstackError::Create)?;
+    let mut made = there.create_server(&new, &mark, false).await;
+    let plain = plain(&new.name);
+    if made.as_ref().is_err_and(|error| error.status() == Some(400)) && plain != new.name {
+        let text = format!("the server is called {plain:?}: its cloud may not take {:?}", new.name);
+        new.name = plain;
+        made = there.create_server(&new, &mark, false).await;
+        if made.is_ok() {
+            warn(work, text);
+        }
+    }
+    let id = made.map_err(OpenstackError::Create)?;
     work.records.made(&mark, &id)?;
     work.waits_for(Some(&format!("server {id}, to run")));
     active(there, &id, work.job.plan.tools.patience(READY)).await?;
     work.waits_for(None);
     Ok(id)
+}
+
+/// A name as each Nova takes it: printable, of the first 65535 characters of Unicode, and no space at its ends
+/// (nova/api/validation/parameter_types.py).
+fn plain(name: &str) -> String {
+    let taken = |character: char| {
+        let is_unseen =
+            matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+        !character.is_control()
+            && !is_unseen
+            && !matches!(character, '\u{e000}'..='\u{f8ff}' | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}'..)
+    };
+    let plain: String =
+        name.trim().chars().map(|character| if taken(character) { character } else { '_' }).collect();
+    if plain.is_empty() { "_".to_owned() } else { plain }
 }
 
 async fn active(there: &Cloud, id: &str, patience: Duration) -> Result<(), OpenstackError> {

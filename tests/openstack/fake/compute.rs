@@ -108,6 +108,13 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
 
 fn create(world: &mut World, token: &Token, wanted: &Value) -> Answer {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = text(&wanted["name"]);
+    if name.trim() != name || name.chars().any(|character| character as u32 >= 0xffff) {
+        let words = format!(
+            "Invalid input for field/attribute name. Value: {name}. Can not start or end with whitespace."
+        );
+        return refuse(400, &words);
+    }
     let flavor = text(&wanted["flavorRef"]);
     if !world.flavors.iter().any(|(id, ..)| *id == flavor) {
         return refuse(400, &format!("Flavor {flavor} could not be found."));
