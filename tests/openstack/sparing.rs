@@ -143,3 +143,21 @@ fn volumes_are_handed_over_by_whichever_path_there_is() {
         assert_eq!(asked.unwrap().request.header("openstack-api-version"), Some("volume 3.55"));
     }
 }
+
+/// A volume that was handed over is forbidden to the project that had it, not unknown.
+#[test]
+fn a_volume_of_the_other_project_may_be_forbidden() {
+    for path in ["/servers$", "no such path"] {
+        let Some(site) = Site::new(Mode::OnePhase) else { return };
+        site.fake.world(|world| world.forbids_others = true);
+        site.fake.fail(Fault::always("POST", path, Harm::Refuse(403, "forbidden here")));
+        let last = site.run(&json!({}));
+        match last["failed"] == true {
+            true => {
+                assert!(!last["warnings"].to_string().contains("cleanup"), "{last:#}");
+                site.untouched().unwrap();
+            }
+            false => drop(site.arrived(&last).unwrap()),
+        }
+    }
+}

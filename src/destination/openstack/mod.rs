@@ -294,15 +294,27 @@ impl Projects {
         &self,
         id: &str,
     ) -> Result<Option<(&Cloud, crate::openstack::volumes::Volume)>, CloudError> {
-        let mut seen = None;
+        let (mut seen, mut forbidden) = (None, None);
         for cloud in self.each() {
-            let Some(volume) = cloud.volume_if_any(id).await? else { continue };
+            let volume = match cloud.volume_if_any(id).await {
+                Ok(Some(volume)) => volume,
+                Ok(None) => continue,
+                // A cloud that says so of volumes of other projects: the other one may have it.
+                Err(error) if error.status() == Some(403) => {
+                    forbidden = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match &volume.project {
                 Some(owner) if *owner != cloud.project() => seen = seen.or(Some((cloud, volume))),
                 _ => return Ok(Some((cloud, volume))),
             }
         }
-        Ok(seen)
+        match (seen, forbidden) {
+            (None, Some(error)) => Err(error),
+            (seen, _) => Ok(seen),
+        }
     }
 }
 

@@ -149,6 +149,8 @@ pub struct World {
     pub token_life: i64,
     /// What answers do not show: a part of the path, and a key.
     pub hidden: Vec<(&'static str, &'static str)>,
+    /// Volumes of other projects are forbidden, not unknown.
+    pub forbids_others: bool,
     /// Servers boot from any volume.
     pub boots_all: bool,
     /// Ports cannot be described.

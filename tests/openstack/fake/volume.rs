@@ -72,6 +72,9 @@ pub fn answer(world: &mut World, token: &Token, request: &Request, method: &str,
                 world.look_at_volumes(|volume| volume.id == *id);
             }
             let Some(at) = own(world, id) else {
+                if world.forbids_others && world.volume(id).is_some() {
+                    return refuse(403, "Policy doesn't allow volume:get to be performed.");
+                }
                 return refuse(404, &format!("Volume {id} could not be found."));
             };
             one(world, at, method, rest, &request.body)
