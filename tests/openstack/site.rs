@@ -137,7 +137,7 @@ impl Site {
         self._plugger = Some(Plugger::start(Duration::from_millis(50), move || {
             let attached: BTreeMap<String, u64> = world.look(|world| {
                 let of = |volume: &&super::fake::state::Volume| {
-                    volume.status == "in-use"
+                    (volume.status == "in-use" || world.keeps_available)
                         && volume.attached.as_ref().is_some_and(|(server, _)| server == "srv")
                 };
                 world.volumes.iter().filter(of).map(|volume| (volume.id.clone(), volume.size)).collect()

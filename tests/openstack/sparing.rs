@@ -161,3 +161,41 @@ fn a_volume_of_the_other_project_may_be_forbidden() {
         }
     }
 }
+
+/// Cinder does not show at all that a server has a volume; with and without Nova's word for it.
+#[test]
+fn volumes_are_attached_and_detached_where_their_state_tells_nothing() {
+    for (is_listed, path) in
+        [(true, "no such path"), (false, "no such path"), (true, "/accept$"), (false, "/accept$")]
+    {
+        let Some(site) = Site::new(Mode::TwoPhase) else { return };
+        site.fake.world(|world| world.keeps_available = true);
+        if !is_listed {
+            let missing = Harm::Refuse(404, "not here");
+            site.fake.fail(Fault::always("GET", "/os-volume_attachments", missing));
+        }
+        site.fake.fail(Fault::always("POST", path, Harm::Refuse(403, "forbidden here")));
+        let last = site.run(&json!({}));
+        match path == "/accept$" {
+            false => drop(site.arrived(&last).unwrap()),
+            true => site.untouched().unwrap(),
+        }
+        let attached = site.fake.world(|world| world.servers[0].volumes.clone());
+        assert_eq!(attached, Vec::<String>::new(), "{}", site.fake.story());
+    }
+}
+
+/// Nova has taken it, and it came to nothing between two looks: nobody waits ten minutes for it.
+#[test]
+fn an_attachment_that_comes_to_nothing_is_told() {
+    let Some(mut site) = Site::new(Mode::TwoPhase) else { return };
+    site.set(json!({"patience_percent": 100}));
+    site.fake.fail(Fault::always("POST", "/os-volume_attachments$", Harm::Refuse(200, "taken")));
+    let last = site.run(&json!({}));
+    let message = last["last_message"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.starts_with("Cannot attach volume") && message.contains("could not be attached"),
+        "{last:#}"
+    );
+    site.untouched().unwrap();
+}

@@ -223,7 +223,12 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Requ
             Answer::new(200, json!({"instanceActions": all}))
         }
         ("GET", ["os-volume_attachments"]) => {
-            let volumes = world.servers[at].volumes.iter().filter_map(|id| world.volume(id));
+            let leaving = &mut world.servers[at].leaving;
+            leaving.retain(|(_, looks)| *looks > 0);
+            leaving.iter_mut().for_each(|(_, looks)| *looks -= 1);
+            let server = &world.servers[at];
+            let leaving = server.leaving.iter().map(|(id, _)| id);
+            let volumes = server.volumes.iter().chain(leaving).filter_map(|id| world.volume(id));
             Answer::new(200, json!({"volumeAttachments": volumes.map(attachment).collect::<Vec<_>>()}))
         }
         ("GET", ["os-volume_attachments", id]) => {
@@ -291,7 +296,9 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Requ
                     ),
                 );
             }
-            (volume.status, volume.next) = ("attaching", Some((looks, "in-use")));
+            if !world.keeps_available {
+                (volume.status, volume.next) = ("attaching", Some((looks, "in-use")));
+            }
             volume.attached = device.map(|device| (server.clone(), device));
             volume.manner =
                 (wanted["tag"].as_str().map(str::to_owned), wanted["delete_on_termination"] == true);
@@ -305,6 +312,11 @@ fn one(world: &mut World, at: usize, method: &str, path: &[&str], request: &Requ
                 return refuse(404, &format!("Instance {server} is not attached to volume {id}"));
             }
             let volume = world.volumes.iter_mut().find(|volume| volume.id == *id).unwrap();
+            if world.keeps_available {
+                volume.attached = None;
+                world.servers[at].volumes.retain(|own| own != id);
+                return Answer::empty(202);
+            }
             if volume.status != "in-use" {
                 return refuse(
                     409,

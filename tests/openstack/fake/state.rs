@@ -151,6 +151,8 @@ pub struct World {
     pub hidden: Vec<(&'static str, &'static str)>,
     /// Volumes of other projects are forbidden, not unknown.
     pub forbids_others: bool,
+    /// A volume that a server has is `available` all the same.
+    pub keeps_available: bool,
     /// Servers boot from any volume.
     pub boots_all: bool,
     /// Ports cannot be described.
