@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,6 +61,16 @@ pub enum ExportOnlyError {
     /// The runtime, or its signals.
     #[error("cannot begin to export disks")]
     Begin(#[source] std::io::Error),
+    /// Whoever has the port may serve another disk there, which must not be taken for this one.
+    #[error("port {port}, on which {disk} is to be served, cannot be listened on")]
+    Taken {
+        /// The disk.
+        disk: String,
+        /// Its port.
+        port: u16,
+        /// Why.
+        source: std::io::Error,
+    },
     /// nbdkit does not start.
     #[error("cannot start {program} for {disk}")]
     Start {
@@ -253,6 +264,11 @@ struct Server {
 
 impl Server {
     fn start(nbdkit: &Path, disk: &str, port: u16, data: &Path) -> Result<Self, ExportOnlyError> {
+        drop(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(|source| ExportOnlyError::Taken {
+            disk: disk.to_owned(),
+            port,
+            source,
+        })?);
         let log = data.join(format!("nbdkit-{port}.log"));
         let file = open_log(&log).map_err(|source| ExportOnlyError::Write { path: log.clone(), source })?;
         let mut tool = Tool::new(nbdkit, TAG);

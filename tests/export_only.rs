@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -129,6 +129,32 @@ fn what_cannot_be_served_is_refused_with_a_sentence() {
         assert!(stderr.contains(expected), "{stdout}{stderr}");
         assert!(!sandbox.path("data/nbdready").exists());
     }
+}
+
+/// Somebody else's server has the port and answers before ours can say that it does not get it.
+#[test]
+fn the_disk_of_another_server_is_not_taken_for_ours() {
+    let Some(mut sandbox) = site("foreign", &Map::new()) else { return };
+    let real = find("nbdkit").unwrap();
+    let slow = sandbox.script("nbdkit", &format!("sleep 1\nexec '{}' \"$@\"", real.display()));
+    sandbox.configure("uci", json!({"nbdkit": slow}).as_object().unwrap());
+    let a = disk(&sandbox, "a.img", 1);
+    let [port] = ports();
+    let mut foreign = Command::new(real)
+        .args(["--foreground", "--exit-with-parent", "-p", &port.to_string(), "null", "size=1M"])
+        .spawn()
+        .unwrap();
+    let up = || TcpStream::connect(("127.0.0.1", port)).ok().map(drop);
+    poll(LIMIT, up).expect("the other server is up");
+    let ready = sandbox.path("data/nbdready");
+    let mut job = sandbox.spawn(document(&[(&a, port)]));
+    poll(LIMIT, || (ready.exists() || job.poll_exit().is_some()).then_some(())).expect("it ends");
+    assert!(!ready.exists(), "{:?}", said(&job));
+    assert_eq!(job.wait_exit(LIMIT).expect("it ends").code(), Some(1));
+    let (_, stderr) = said(&job);
+    assert!(stderr.contains("Address already in use") && stderr.contains("a.img"), "{stderr}");
+    foreign.kill().unwrap();
+    foreign.wait().unwrap();
 }
 
 /// Somebody reads from them: a disk that is gone is told, not slept over.
