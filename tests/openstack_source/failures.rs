@@ -145,6 +145,25 @@ fn cleanup_puts_the_source_of_a_killed_job_back() {
     site.destination_untouched().unwrap();
 }
 
+/// A command goes on there when nobody listens any more.
+#[test]
+fn a_container_that_is_being_started_when_the_job_dies_goes_too() {
+    let Some(site) = Site::new("osp-starting", Boot::Volume) else { return };
+    fs::write(site.converter.path("/srv/slow"), "").unwrap();
+    let mut job = site.start(&json!({}));
+    let starting = || {
+        let directory = site.converter.left().pop()?;
+        site.converter.path(&format!("/tmp/{directory}/starting")).exists().then_some(())
+    };
+    poll(LIMIT, starting).unwrap_or_else(|| panic!("{:?}\n{}", job.last_state(), site.source.story()));
+    site.cut(&job);
+    let tag = site.tag(&job);
+    job.end();
+    let cleanup = site.sandbox.spawn_with(&["cleanup", &tag], site.document(&json!({}))).wait_exit(LIMIT);
+    assert_eq!(cleanup.and_then(|status| status.code()), Some(0), "{}", site.source.story());
+    site.source_untouched().unwrap();
+}
+
 /// One worker is killed alone: the supervisor sees to the source.
 #[test]
 fn a_dead_worker_leaves_the_source_as_it_was() {

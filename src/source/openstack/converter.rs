@@ -26,6 +26,10 @@ const MOST_ANSWER: usize = 64 << 10;
 const MOST_LOGS: usize = 16 << 20;
 /// A container may have to be stopped by force, or its image be fetched.
 const SLOW: Duration = Duration::from_secs(600);
+/// In the job's directory while its container is being started: the process that does it.
+const STARTING: &str = "starting";
+/// How long that is waited for, in seconds.
+const STARTS: u32 = 120;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long the link with the volume's id may be missing until the one new device is taken for it.
 const LINK_PATIENCE: Duration = Duration::from_secs(15);
@@ -176,7 +180,12 @@ impl Converter {
         podman.push(image.to_owned());
         let words: Vec<String> = podman.iter().map(|word| quote(word)).collect();
         let file = quote(&format!("{directory}/container"));
-        let run = format!("{} > {file} && cat {file}", words.join(" "));
+        let starting = quote(&format!("{directory}/{STARTING}"));
+        // It goes on when nobody listens any more: whoever closes waits for it.
+        let run = format!(
+            "echo $$ > {starting}; {} > {file} && cat {file}; s=$?; rm -f {starting}; exit $s",
+            words.join(" ")
+        );
         let said = self.ask(&run, "start the container that serves the disks").await?;
         // What was fetched before is told in lines of its own.
         let container = said.lines().last().unwrap_or_default().trim().to_owned();
@@ -250,9 +259,11 @@ impl Converter {
         if directory.is_empty() || self.ask(&is_ours, "look at the job's directory").await? != "ours" {
             return Ok(());
         }
-        // One whose start was answered by nobody is known by its label.
+        // One whose start was answered by nobody is known by its label, once it is there.
         let containers = format!(
-            "{{ cat {} 2>/dev/null; sudo podman ps --quiet --no-trunc --filter {} 2>/dev/null; }} | sort -u",
+            "i=0; while [ $i -lt {STARTS} ] && p=$(cat {} 2>/dev/null) && kill -0 \"$p\" 2>/dev/null; do i=$((i+1)); sleep 1; \
+             done; {{ cat {} 2>/dev/null; sudo podman ps --quiet --no-trunc --filter {} 2>/dev/null; }} | sort -u",
+            quote(&format!("{directory}/{STARTING}")),
             quote(&format!("{directory}/container")),
             quote(&format!("label={MARK}={mark}"))
         );
