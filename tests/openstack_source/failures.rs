@@ -108,7 +108,10 @@ fn a_conversion_host_that_serves_nothing_is_left_clean() {
 fn waiting(site: &Site) -> Job {
     fs::write(site.converter.path("/srv/wait"), "").unwrap();
     let job = site.start(&json!({}));
-    let started = || fs::read_dir(site.converter.path("/srv/podman")).unwrap().next().map(drop);
+    let started = || {
+        let container = fs::read_dir(site.converter.path("/srv/podman")).unwrap().next()?.unwrap();
+        container.path().join("pid").exists().then_some(())
+    };
     poll(LIMIT, started).unwrap_or_else(|| panic!("{:?}\n{}", job.last_state(), site.source.story()));
     job
 }
@@ -147,7 +150,7 @@ fn cleanup_puts_the_source_of_a_killed_job_back() {
 
 /// A command goes on there when nobody listens any more.
 #[test]
-fn a_container_that_is_being_started_when_the_job_dies_goes_too() {
+fn a_container_that_is_being_started_when_the_job_is_cancelled_goes_too() {
     let Some(site) = Site::new("osp-starting", Boot::Volume) else { return };
     fs::write(site.converter.path("/srv/slow"), "").unwrap();
     let mut job = site.start(&json!({}));
@@ -156,12 +159,10 @@ fn a_container_that_is_being_started_when_the_job_dies_goes_too() {
         site.converter.path(&format!("/tmp/{directory}/starting")).exists().then_some(())
     };
     poll(LIMIT, starting).unwrap_or_else(|| panic!("{:?}\n{}", job.last_state(), site.source.story()));
-    site.cut(&job);
-    let tag = site.tag(&job);
-    job.end();
-    let cleanup = site.sandbox.spawn_with(&["cleanup", &tag], site.document(&json!({}))).wait_exit(LIMIT);
-    assert_eq!(cleanup.and_then(|status| status.code()), Some(0), "{}", site.source.story());
-    site.source_untouched().unwrap();
+    assert!(job.signal(Signal::SIGTERM, "supervisor"));
+    let last = site.end(&mut job);
+    poll(LIMIT, || site.converter.path("/srv/made").exists().then_some(())).expect("the container is made");
+    failed(&site, &last, "cancelled", "signal");
 }
 
 /// One worker is killed alone: the supervisor sees to the source.
