@@ -49,7 +49,8 @@ impl Sandbox {
     pub fn new(name: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let tag = format!("{}-{number}", std::process::id());
+        // No case's directory begins as another's does: by it a case tells its processes from those of others.
+        let tag = format!("{}-{number:03}", std::process::id());
         let dir = base().join(&tag);
         let sandbox = Self {
             marker: format!("{name}-{tag}"),
