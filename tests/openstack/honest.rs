@@ -1,5 +1,5 @@
 //! The same requests to the fake and to the real services: same statuses, same keys. So a test that passes on the fake says
-//! something of the real ones.
+//! something of the real ones. Longer than others: a table, a request a line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
