@@ -68,7 +68,8 @@ async fn ready(session: &Session, volume: &str, work: &Work<'_>) -> Result<(), O
     }
 }
 
-/// What the cloud must know of the boot volume. One that does not take it is not told: what it says of the server counts.
+/// What the cloud must know of the boot volume. One that does not know the request, or lets nobody make it, is not told: what it
+/// says of the server counts. One that fails ends the job: a guest without its firmware does not boot.
 async fn make_bootable(
     session: &Session,
     volume: &str,
@@ -80,7 +81,7 @@ async fn make_bootable(
     if !shown.bootable
         && let Err(error) = owner.set_bootable(volume, true).await
     {
-        match is_refused(&error) {
+        match error.tells_nothing() {
             true => {
                 tracing::warn!("volume {volume} could not be made bootable: {}", crate::log::chain(&error))
             }
@@ -90,7 +91,7 @@ async fn make_bootable(
     if !properties.is_empty()
         && let Err(error) = owner.set_image_metadata(volume, properties).await
     {
-        match is_refused(&error) {
+        match error.tells_nothing() {
             true => warn(
                 work,
                 format!(
@@ -103,11 +104,6 @@ async fn make_bootable(
         }
     }
     Ok(())
-}
-
-/// A cloud that does not know such a request, or lets nobody make it; not one that is away, or knows us no more.
-fn is_refused(error: &CloudError) -> bool {
-    error.tells_nothing() || error.status().is_some_and(|status| status != 401)
 }
 
 /// A volume that is available, from one project to the other.
