@@ -288,15 +288,14 @@ fn is_over(transfer: &Value) -> bool {
 }
 
 /// Can a disk of the log be what virt-v2v made for the guest? Its name begins with the guest's, or its description says so, or
-/// there is none that could; and no machine has it yet, because that is virt-v2v's last step.
+/// it has neither; and no machine has it yet, because that is virt-v2v's last step.
 fn is_disk_of_virt_v2v(disk: &Value, names: &[String]) -> bool {
     let given = [text(disk, "name"), text(disk, "alias")];
     let description = text(disk, "description");
     let of_guest =
         given.iter().flatten().any(|given| names.iter().any(|name| given.starts_with(name.as_str())));
     let says_so = description.is_some_and(|description| description.contains(OF_VIRT_V2V));
-    // The API promises no description. Who makes a disk in the engine's web page gives it an empty one at least.
-    let says_nothing = disk.get("description").is_none();
+    let says_nothing = given == [None, None] && description.is_none();
     is_free(disk) && (of_guest || says_so || says_nothing)
 }
 
@@ -320,7 +319,8 @@ mod tests {
             (json!({"id": "d", "status": "ok"}), true),
             (json!({"id": "d", "name": "database", "description": "theirs"}), false),
             (json!({"id": "d", "name": "database", "description": ""}), false),
-            (json!({"id": "d", "name": "disk-1", "status": "ok"}), true),
+            // An engine shows no description that was never given, and virt-v2v always gives one.
+            (json!({"id": "d", "name": "database"}), false),
             (json!({"id": "d", "name": "guest-000", "vms": {"vm": [{"id": "v"}]}}), false),
             (json!({"id": "d", "name": "guest-000", "vm": {"id": "v"}}), false),
         ] {
