@@ -1,4 +1,7 @@
 //! What virt-v2v's log tells of the things that it has made: entries of the journal, by which they are removed if the job fails.
+//!
+//! Called by [`super`] while virt-v2v runs, and by [`crate::supervise`] and [`crate::cli`] when its worker is gone. Whose the
+//! things are is not judged here: the destinations do, before they remove any.
 
 use crate::event::Event;
 use crate::follow::Tail;
